@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from unmask_rt.errors import ModelError
 
@@ -324,7 +325,7 @@ def describe_models() -> list[ModelState]:
                 purpose=model.purpose,
                 size_bytes=model.size_bytes,
                 licence=model.licence,
-                source=model.variable if given else model.url,
+                source=model.variable if given else f"{urlsplit(model.url).netloc} or the wheel {model.requirement}",
                 sha256=model.sha256,
                 state=_state(file, model.sha256, "missing" if given else "not fetched"),
                 path=str(file),

@@ -1,0 +1,48 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from unmask_rt import models, sample
+
+
+class FaceModels(NamedTuple):
+    """The bytes of both face models, checked against their hashes."""
+
+    face: bytes
+    finder: bytes
+
+
+@pytest.fixture(scope="session")
+def face_models() -> FaceModels:
+    """Both face models, from the cache folder or (once) from the network."""
+    return FaceModels(models.load_face_model(), models.load_finder_model())
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> NDArray[np.uint8]:
+    """The sample picture, uint8[512, 512, 3] RGB; read-only, so copy before you draw on it."""
+    picture = sample.astronaut()
+    picture.setflags(write=False)
+    return picture
+
+
+@pytest.fixture(scope="session")
+def masked_astronaut() -> NDArray[np.uint8]:
+    """The sample picture with a surgical mask on its face, uint8[512, 512, 3] RGB; read-only."""
+    picture = sample.masked_astronaut()[1]
+    picture.setflags(write=False)
+    return picture
+
+
+@pytest.fixture(scope="session")
+def masked_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of the built-in clip with a mask and with sound, 640x360 at 15 a second; do not change it."""
+    path = tmp_path_factory.mktemp("clip") / "masked.mp4"
+    return sample.builtin_clip(path, seconds=1.0, size=(640, 360), rate=15)

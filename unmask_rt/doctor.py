@@ -1,0 +1,273 @@
+"""``unmask-rt doctor``: what this machine has, and why each engine, encoder, camera and model can or cannot be used.
+
+Every check is cheap, uses no network and cannot take the program down: optional packages are looked for without being
+imported (OpenVINO would look up a host, TensorRT may crash without a driver), cameras are opened by another process
+that has a time limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unmask_rt import __version__, models
+
+if TYPE_CHECKING:
+    from unmask_rt.console import Console
+
+CAMERA_TIMEOUT_S = 15.0
+CAMERA_INDICES = 4
+PACKAGES = ("av", "mediapipe", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "rich")
+CPU_FEATURES = (
+    *("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"),
+    *("asimddp", "i8mm"),
+)
+"""What the engines' kernels make use of, as /proc/cpuinfo names it."""
+
+_CAMERA_PROBE = """
+import sys, cv2
+for index in map(int, sys.argv[1:]):
+    camera = cv2.VideoCapture(index)
+    good, frame = camera.read() if camera.isOpened() else (False, None)
+    print(index, f"{frame.shape[1]}x{frame.shape[0]}" if good else "no picture", flush=True)
+    camera.release()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        section: what it belongs to ("system", "engines", ...).
+        item: what was looked at.
+        good: True usable, False not usable, None neither (a plain fact).
+        detail: version, reason or what to do.
+    """
+
+    section: str
+    item: str
+    good: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """An NVIDIA device as its driver names it; ``capability`` is (major, minor)."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+def run(console: Console) -> None:
+    """Examines the machine and prints one table a section."""
+    from rich.table import Table
+
+    findings = examine()
+    for section in dict.fromkeys(f.section for f in findings):
+        table = Table(title=section.capitalize(), title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(overflow="fold")
+        for finding in findings:
+            if finding.section == section:
+                mark = {True: "yes", False: "no", None: ""}[finding.good]
+                table.add_row(finding.item, mark, finding.detail)
+        console.result(table)
+    console.result(models.WEIGHTS_NOTE)
+
+
+def examine() -> list[Finding]:
+    """All findings, section by section; a check that fails unexpectedly becomes a finding that says so."""
+    findings = []
+    checks: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
+        ("system", system),
+        ("packages", packages),
+        ("engines", engines),
+        ("encoders", encoders),
+        ("cameras", cameras),
+        ("preview", preview),
+        ("models", model_files),
+    )
+    for section, check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a diagnosis must not die of what it diagnoses
+            findings.append(Finding(section, "check failed", False, f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def system() -> list[Finding]:
+    """Versions, platform, processor, memory, load."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    name, features = _processor()
+    known = [feature for feature in CPU_FEATURES if feature in features]
+    facts = {
+        "unmask-rt": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": name,
+        "cores usable": str(cores),
+        "features": " ".join(known) or "unknown",
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"
+    if hasattr(os, "getloadavg"):
+        facts["load"] = f"{os.getloadavg()[0]:.2f} (1 minute)"
+    findings = [Finding("system", item, None, detail) for item, detail in facts.items()]
+    gpus, reason = nvidia_gpus()
+    for gpu in gpus:
+        major, minor = gpu.capability
+        findings.append(Finding("system", "gpu", None, f"{gpu.name}, compute capability {major}.{minor}"))
+    if not gpus:
+        findings.append(Finding("system", "gpu", None, f"no NVIDIA GPU ({reason})"))
+    return findings
+
+
+def packages() -> list[Finding]:
+    """Versions of the core packages."""
+    found = []
+    for name in PACKAGES:
+        version = _version(name)
+        detail = version or "not installed: install unmask-rt again"
+        found.append(Finding("packages", name, None if version else False, detail))
+    # Two OpenCV wheels overwrite each other's files: what is imported then is a matter of luck.
+    others = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+    for name in (other for other in others if _version(other)):
+        detail = f"{_version(name)} overwrites files of opencv-python-headless: uninstall both, then install that again"
+        found.append(Finding("packages", name, False, detail))
+    return found
+
+
+def engines() -> list[Finding]:
+    """Each engine, and why it can or cannot be used."""
+    probes: dict[str, Callable[[], tuple[bool, str]]] = {
+        "onnxruntime": _probe_onnxruntime,
+        "openvino": lambda: _probe_package("openvino", "openvino"),
+        "tensorrt": lambda: _probe_nvidia("tensorrt", "tensorrt"),
+        "tensorrt-rtx": lambda: _probe_nvidia("tensorrt_rtx", "tensorrt-rtx"),
+        "torch-tensorrt": lambda: _probe_nvidia("torch_tensorrt", "torch-tensorrt"),
+        "torch": lambda: _probe_package("torch", "torch"),
+    }
+    return [Finding("engines", name, *probe()) for name, probe in probes.items()]
+
+
+def encoders() -> list[Finding]:
+    """Encoders that really open here, not only those that FFmpeg was built with."""
+    from unmask_rt.sinks.encoders import available_encoders
+
+    return [Finding("encoders", name, reason == "", reason) for name, reason in available_encoders().items()]
+
+
+def cameras() -> list[Finding]:
+    """Cameras that OpenCV gets a picture from."""
+    indices = list(range(CAMERA_INDICES))
+    if sys.platform.startswith("linux"):
+        nodes = sorted(Path("/dev").glob("video*"))
+        indices = [int(node.name[5:]) for node in nodes if node.name[5:].isdigit()]
+        if not indices:
+            return [Finding("cameras", "none", None, "no /dev/video*")]
+    command = [sys.executable, "-c", _CAMERA_PROBE, *map(str, indices)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CAMERA_TIMEOUT_S, check=False)
+        lines, late = done.stdout.splitlines(), False
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+        lines, late = (output.decode() if isinstance(output, bytes) else output).splitlines(), True
+    seen = {int(index): detail for index, detail in (line.split(" ", 1) for line in lines if line[:1].isdigit())}
+    rest = f"no answer within {CAMERA_TIMEOUT_S:.0f} s" if late else "could not be opened"
+    found = [(index, seen.get(index, rest)) for index in indices]
+    return [Finding("cameras", f"--webcam {index}", "x" in detail, detail) for index, detail in found]
+
+
+def preview() -> list[Finding]:
+    """Whether a window could be opened."""
+    version = _version("pygame-ce")
+    if version is None:
+        return [Finding("preview", "window", False, "needs the extra: pip install 'unmask-rt[preview]'")]
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return [Finding("preview", "window", False, f"pygame-ce {version}, but no display (DISPLAY is not set)")]
+    return [Finding("preview", "window", True, f"pygame-ce {version}")]
+
+
+def model_files() -> list[Finding]:
+    """Each model with state, licence and place."""
+    found = []
+    for model in models.describe_models():
+        advice = "" if model.state == "ready" else "; run 'unmask-rt models fetch'"
+        detail = f"{model.state}, {model.licence}, {model.path}{advice}"
+        found.append(Finding("models", model.name, model.state == "ready", detail))
+    return found
+
+
+def nvidia_gpus() -> tuple[list[Gpu], str]:
+    """NVIDIA devices by the driver's own library, and why there are none; loads no CUDA runtime."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return [], "no driver"
+    if code := cuda.cuInit(0):
+        return [], f"the driver reports error {code}"
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    gpus = []
+    for index in range(count.value):
+        device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(128), []
+        cuda.cuDeviceGet(ctypes.byref(device), index)
+        cuda.cuDeviceGetName(name, len(name), device)
+        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+            value = ctypes.c_int()
+            cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            numbers.append(value.value)
+        gpus.append(Gpu(name.value.decode(errors="replace"), (numbers[0], numbers[1])))
+    return gpus, "the driver sees no device"
+
+
+def _probe_onnxruntime() -> tuple[bool, str]:
+    import onnxruntime
+
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    return True, f"{onnxruntime.__version__}, providers {', '.join(providers)}"
+
+
+def _probe_package(module: str, extra: str) -> tuple[bool, str]:
+    if importlib.util.find_spec(module) is None:
+        return False, f"not installed: pip install 'unmask-rt[{extra}]'"
+    return True, _version(module) or "installed"
+
+
+def _probe_nvidia(module: str, extra: str) -> tuple[bool, str]:
+    good, detail = _probe_package(module, extra)
+    gpus, reason = nvidia_gpus()
+    if good and not gpus:
+        return False, f"{detail}, but no NVIDIA GPU ({reason})"
+    return good, detail
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> tuple[str, frozenset[str]]:
+    """Name and feature flags of the first processor."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine(), frozenset()
+    fields: dict[str, str] = {}
+    for line in info.read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    name = fields.get("model name") or fields.get("cpu model") or platform.machine()
+    return name, frozenset((fields.get("flags") or fields.get("features") or "").split())
