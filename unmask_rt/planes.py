@@ -288,6 +288,13 @@ def _add_change(video: av.VideoFrame, layout: Layout, rect: Rect, change: Plane)
 
 def clone(video: av.VideoFrame) -> av.VideoFrame:
     """A copy with planes of its own and all tags and side data, free to be written to."""
+    copy = reference(video)
+    copy.make_writable()
+    return copy
+
+
+def reference(video: av.VideoFrame) -> av.VideoFrame:
+    """A second frame over the same planes: its time, type and tags can be set without touching the first one's."""
     graphs: dict[tuple[int, int, str], av.filter.Graph] = _local.__dict__.setdefault("graphs", {})
     key = video.width, video.height, video.format.name
     graph = graphs.get(key)
@@ -307,7 +314,6 @@ def clone(video: av.VideoFrame) -> av.VideoFrame:
     copy.pts = pts
     if time_base is not None:
         copy.time_base = time_base  # PyAV moves it to the graph's clock
-    copy.make_writable()
     return copy
 
 

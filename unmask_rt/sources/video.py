@@ -1,0 +1,301 @@
+"""Video through PyAV: files, network streams and FFmpeg's own test patterns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.stream import Disposition
+
+from unmask_rt import orient, planes
+from unmask_rt.align import Affine
+from unmask_rt.errors import SourceError
+from unmask_rt.frames import Frame
+from unmask_rt.sources.base import SourceInfo
+
+PATTERN = "lavfi:"
+STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "tcp://", "rtp://", "http://", "https://")
+PQ = 16
+"""AVColorTransferCharacteristic of SMPTE ST 2084."""
+
+_MICROSECOND = Fraction(1, 1_000_000)
+_NETWORK_TIMEOUT_S = 10.0
+_MAX_READ_ERRORS = 100
+_TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
+
+
+class VideoSource:
+    """Frames of a video, each decoded frame once, with the timestamps that the file gives.
+
+    Args:
+        spec: path of a file, address of a stream, or ``lavfi:`` and a filter graph (``lavfi:testsrc=size=1280x720``).
+        start_s: where to begin, in seconds from the file's first moment; files only.
+        duration_s: how much to take, in seconds; None for everything.
+
+    Raises:
+        SourceError: it does not exist, is no video, holds no picture that can be decoded, or is PQ HDR.
+    """
+
+    def __init__(self, spec: str | Path, *, start_s: float = 0.0, duration_s: float | None = None) -> None:
+        self.notes: list[str] = []
+        self.failures: list[str] = []
+        self._name = str(spec)
+        self._live = self._name.startswith((PATTERN, *STREAMS))
+        self._paced = self._name.startswith(PATTERN)
+        path = None if self._live else Path(spec).absolute()
+        self._start = Fraction(0) if self._live else Fraction(start_s).limit_denominator(1_000_000)
+        self._stop = threading.Event()
+        self._running = False
+        self._broken = self._unstamped = self._backwards = self._resized = 0
+        self._last_pts: int | None = None
+        self._path = path
+        self._container = self._open()
+        self._stream = self._pick()
+        try:
+            self._time_base = self._stream.time_base or Fraction(1, 90_000)
+            begins = Fraction(self._container.start_time or 0) * _MICROSECOND
+            free_clock = bool(self._container.format.flags & _TS_DISCONT)
+            cut = self._start > 0 or begins < 0 or free_clock or self._live
+            self._origin = begins + self._start if cut else Fraction(0)
+            if self._start > 0:
+                self._seek()
+            self._decoded = self._decode()
+            self._first = self._next_wanted()
+            if self._first is None:
+                raise SourceError(
+                    f"{self._name} holds no picture that can be decoded"
+                    + (f" from {float(self._start):g} s on" if self._start else ""),
+                    "Give a later or complete file, or an earlier --start." if self._start else "Is it complete?",
+                )
+            if self._live:
+                self._origin = (self._first.pts or 0) * self._time_base
+            self._end = None
+            if duration_s is not None:
+                from_s = max(self._origin, begins) if not self._live else self._origin
+                self._end = from_s + Fraction(duration_s).limit_denominator(1_000_000)
+            self._format = self._first.format.name
+            self._size = self._first.width, self._first.height
+            self._to_display, display = self._geometry(self._first)
+            self.info = self._describe(display, begins, duration_s)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._running = True
+        started_s, index, video = time.monotonic(), 0, self._first
+        try:
+            while video is not None and not self._stop.is_set():
+                assert video.pts is not None
+                when = video.pts * self._time_base
+                if self._end is not None and when >= self._end:
+                    break
+                if self._paced:
+                    self._stop.wait(max(0.0, started_s + float(when - self._origin) - time.monotonic()))
+                yield Frame(
+                    video=video,
+                    index=index,
+                    pts=video.pts,
+                    time_base=self._time_base,
+                    captured_ns=time.monotonic_ns(),
+                    to_display=self._to_display,
+                    display_size=self.info.display_size or self._size,
+                )
+                index += 1
+                self._first = None
+                video = self._next_wanted()
+            else:
+                if video is None:
+                    self._check_length(index)
+        finally:
+            self._sum_up()
+            self._decoded.close()
+            self._container.close()
+            self._running = False
+
+    def close(self) -> None:
+        """Ends the iteration, or frees the file if there was none."""
+        self._stop.set()
+        if not self._running:
+            self._decoded.close()
+            self._container.close()
+
+    def _open(self) -> av.container.InputContainer:
+        if self._path is not None and not self._path.exists():
+            raise SourceError(f"{self._name} does not exist", "Check the path.")
+        if self._path is not None and self._path.is_dir():
+            raise SourceError(f"{self._name} is a folder, not a video", "Give a file.")
+        try:
+            if self._paced:
+                return av.open(self._name.removeprefix(PATTERN), format="lavfi")
+            if self._live:
+                options = {"fflags": "nobuffer", "flags": "low_delay"}
+                return av.open(self._name, options=options, timeout=_NETWORK_TIMEOUT_S)
+            return av.open(str(self._path), metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            hint = (
+                "Check the address and the network." if self._live else "It is no video, damaged, or cut off too early."
+            )
+            raise SourceError(f"{self._name} cannot be opened: {_reason(error)}", hint) from error
+
+    def _pick(self) -> av.VideoStream:
+        moving = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not moving:
+            self._container.close()
+            raise SourceError(f"{self._name} has no video stream", "Give a file with pictures in it.")
+        best = self._container.streams.best("video")
+        stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
+        decoder: object = stream.codec_context
+        if decoder is None:
+            self._container.close()
+            raise SourceError(f"{self._name}: there is no decoder for its video", "Convert it with another tool first.")
+        stream.thread_type = "SLICE" if self._live else "AUTO"
+        return stream
+
+    def _seek(self) -> None:
+        """To the keyframe before the start; from the top where the file cannot do that or lands behind it."""
+        target = int(self._origin / self._time_base)
+        try:
+            self._container.seek(target, stream=self._stream, backward=True)
+            for packet in self._container.demux(self._stream):
+                if packet.pts is None or packet.pts <= target:
+                    self._container.seek(target, stream=self._stream, backward=True)
+                    return
+                break
+        except av.FFmpegError:
+            pass
+        self._container.close()
+        self._container = self._open()
+        self._stream = self._pick()
+
+    def _decode(self) -> Generator[av.VideoFrame, None, None]:
+        """Every frame that the decoder gives; what is broken is skipped and counted."""
+        packets = self._container.demux(self._stream)
+        read_errors = 0
+        while not self._stop.is_set():
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError) as error:
+                read_errors += 1
+                if self._live:
+                    raise SourceError(f"{self._name} broke off: {_reason(error)}", "Start again.") from error
+                if read_errors > _MAX_READ_ERRORS:
+                    return
+                packets = self._container.demux(self._stream)
+                continue
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self._broken += 1
+                continue
+            yield from frames
+
+    def _next_wanted(self) -> av.VideoFrame | None:
+        for video in self._decoded:
+            if video.color_trc == PQ:
+                raise SourceError(
+                    f"{self._name} is PQ HDR (SMPTE ST 2084), which would come out with false colours",
+                    "Convert it to HLG or SDR first, for example with FFmpeg's zscale and tonemap filters.",
+                )
+            video.pts = self._stamp(video)
+            video.time_base = self._time_base
+            if video.pts * self._time_base < self._origin - self._time_base / 2 and self._start > 0:
+                continue
+            return self._like_the_first(planes.direct(video))
+        return None
+
+    def _stamp(self, video: av.VideoFrame) -> int:
+        """The frame's own time; what is missing or runs backwards is mended and counted."""
+        step = video.duration or (round(1 / (self._rate() * self._time_base)) if self._rate() else 0) or 1
+        pts, last = video.pts, self._last_pts
+        if pts is None:
+            self._unstamped += 1
+            pts = video.dts
+            if pts is None or (last is not None and pts <= last):
+                pts = (self._stream.start_time or 0) if last is None else last + step
+        elif last is not None and pts <= last:
+            self._backwards += 1
+            pts = last + 1
+        self._last_pts = pts
+        return pts
+
+    def _like_the_first(self, video: av.VideoFrame) -> av.VideoFrame:
+        if self._first_done and (video.format.name, video.width, video.height) != (self._format, *self._size):
+            self._resized += 1
+            pts = video.pts
+            video = planes.convert(video, self._format, *self._size)
+            video.pts, video.time_base = pts, self._time_base
+        return video
+
+    @property
+    def _first_done(self) -> bool:
+        return hasattr(self, "_format")
+
+    def _rate(self) -> Fraction:
+        for rate in (self._stream.average_rate, self._stream.guessed_rate):
+            if rate is not None and 0 < rate <= 1000:
+                return rate
+        return Fraction(0)
+
+    def _geometry(self, video: av.VideoFrame) -> tuple[Affine, tuple[int, int]]:
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        return orient.to_display(video.width, video.height, aspect, orient.display_matrix(video))
+
+    def _length_s(self) -> Fraction | None:
+        if self._live:
+            return None
+        if self._stream.duration:
+            return self._stream.duration * self._time_base
+        return Fraction(self._container.duration) * _MICROSECOND if self._container.duration else None
+
+    def _describe(self, display: tuple[int, int], begins: Fraction, duration_s: float | None) -> SourceInfo:
+        rate, length = self._rate(), self._length_s()
+        left = None if length is None else max(Fraction(0), length - self._start)
+        if duration_s is not None:
+            wanted = Fraction(duration_s).limit_denominator(1_000_000)
+            left = wanted if left is None else min(left, wanted)
+        whole = self._start == 0 and duration_s is None
+        count = self._stream.frames if whole and self._stream.frames else round(left * rate) if left and rate else None
+        return SourceInfo(
+            name=self._path.name if self._path is not None else self._name,
+            kind="live" if self._live else "video",
+            live=self._live,
+            display_size=display,
+            coded_size=self._size,
+            frame_count=None if self._live else count,
+            duration_s=None if left is None else float(left),
+            rate=rate or None,
+            pixel_format=self._format,
+            path=self._path,
+            origin_s=self._origin,
+            end_s=self._end,
+            audio_streams=len(self._container.streams.audio),
+        )
+
+    def _check_length(self, given: int) -> None:
+        """Says so where a file ends before its own index does."""
+        expected = self._stream.frames
+        if not self._live and self._start == 0 and expected and given + self._broken + 1 < expected:
+            self.notes.append(f"The file ends early: {given} of {expected} frames were there.")
+
+    def _sum_up(self) -> None:
+        rate = f"{float(self._rate()):g} a second" if self._rate() else "the clock's next tick"
+        for count, text in (
+            (self._broken, "{} broken packets were skipped."),
+            (self._unstamped, "{} frames had no timestamp; they follow the one before at " + rate + "."),
+            (self._backwards, "{} timestamps ran backwards and were moved behind the frame before."),
+            (self._resized, "{} frames of another size or format were made like the first."),
+        ):
+            if count:
+                self.notes.append(text.format(count))
+        self._broken = self._unstamped = self._backwards = self._resized = 0
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
