@@ -25,6 +25,8 @@ from unmask_rt.align import Image, Points
 FACE_PX = (190.0, 250.0)
 """Least and greatest width of the face in the clip, in pixels of a frame 720 lines high."""
 SOUND_HZ = 48_000
+FACE_X = 0.40
+"""Where the face is on average, as a share of the frame's width."""
 _UPSCALE = 2.5
 _NOISE = 2.0
 """Standard deviation of the clip's sensor noise, in 8-bit steps."""
@@ -102,7 +104,7 @@ def builtin_frames(
         nearness = sway(0, 0.14, t)
         zoom = (low + high) / 2 + (high - low) / 2 * nearness
         angle = np.radians(4.0) * sway(1, 0.21, t)
-        x = width * (0.40 + 0.05 * sway(2, 0.17, t) + 0.002 * sway(3, 1.9, t))
+        x = width * (FACE_X + 0.05 * sway(2, 0.17, t) + 0.002 * sway(3, 1.9, t))
         y = height * (0.38 + 0.035 * nearness + 0.02 * sway(4, 0.23, t) + 0.003 * sway(5, 2.3, t))
         linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         affine = np.hstack([linear, (np.array([x, y]) - linear @ centre)[:, None]])
