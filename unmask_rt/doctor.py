@@ -176,6 +176,11 @@ def cameras() -> list[Finding]:
         indices = [int(node.name[5:]) for node in nodes if node.name[5:].isdigit()]
         if not indices:
             return [Finding("cameras", "none", None, "no /dev/video*")]
+    return probe_cameras(indices)
+
+
+def probe_cameras(indices: list[int]) -> list[Finding]:
+    """Asks another process for one picture of each camera: a driver that hangs takes only that process down."""
     command = [sys.executable, "-c", _CAMERA_PROBE, *map(str, indices)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CAMERA_TIMEOUT_S, check=False)
