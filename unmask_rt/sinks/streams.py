@@ -1,0 +1,199 @@
+"""What goes along with the picture: audio, subtitles, attachments, chapters and metadata of the source file.
+
+The file is opened a second time and read in step with the encoded video, so that nothing piles up in memory and the
+packets lie beside the pictures they belong to. Packets are copied as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Discard, Disposition
+
+from unmask_rt.sources.base import SourceInfo
+
+AAC_BITS = 192_000
+_OWN_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+_STREAM_KEYS = frozenset({"language", "title", "handler_name"})
+
+
+class SideStreams:
+    """Copies the streams beside the picture from a source file to an open container.
+
+    Args:
+        output: not started yet; streams are added to it here.
+        info: of the source; its ``path`` must be a file.
+        notes: gets a sentence for each thing that the output does not take.
+    """
+
+    def __init__(self, output: av.container.OutputContainer, info: SourceInfo, notes: list[str]) -> None:
+        assert info.path is not None
+        self._output, self._info, self._notes = output, info, notes
+        self._input = av.open(str(info.path), metadata_errors="replace")
+        self._copied: dict[int, Any] = {}
+        self._coded: dict[int, _Transcoder] = {}
+        self._broken = 0
+        self._pending: av.Packet[Any] | None = None
+        for stream in self._input.streams:
+            if not self._take(stream):
+                stream.discard = Discard.all
+        self._copy_metadata()
+        streams = [self._input.streams[i] for i in (*self._copied, *self._coded)]
+        if info.origin_s > 0 and streams and info.origin_s * 1_000_000 > (self._input.start_time or 0):
+            try:
+                self._input.seek(int(info.origin_s * 1_000_000))
+            except av.FFmpegError:
+                self._notes.append("The file cannot be searched: its sound was read from the start.")
+        self._packets = self._packets_of(streams)
+
+    def advance(self, until_s: Fraction | None) -> None:
+        """Copies what belongs before that time of the output; None copies the rest."""
+        while True:
+            packet = self._pending or next(self._packets, None)
+            self._pending = None
+            if packet is None:
+                return
+            time_s = (
+                packet.dts if packet.dts is not None else packet.pts or 0
+            ) * packet.time_base - self._info.origin_s
+            if until_s is not None and time_s > until_s:
+                self._pending = packet
+                return
+            self._write(packet)
+
+    def finish(self, end_s: Fraction | None) -> None:
+        """Copies what is left up to the end of the cut (None: of the file) and empties the encoders."""
+        self.advance(end_s)
+        for coder in self._coded.values():
+            for packet in coder.flush():
+                self._output.mux(packet)
+        if self._broken:
+            self._notes.append(f"{self._broken} broken packets of sound or subtitles were skipped.")
+
+    def close(self) -> None:
+        """Frees the file."""
+        self._packets.close()
+        self._input.close()
+
+    def _take(self, stream: Any) -> bool:
+        kind, name = stream.type, stream.name or "unknown"
+        if kind == "video":
+            if stream.disposition & Disposition.attached_pic:
+                self._notes.append("The cover picture is not copied.")
+            return False
+        if kind == "attachment":
+            if "matroska" in self._output.format.name:
+                self._output.add_stream_from_template(stream)
+            else:
+                self._notes.append(f"The attachment {name} is not copied: the output has no place for it.")
+            return False
+        if kind == "data" or stream.codec_context is None:
+            self._notes.append(f"The data stream {name} is not copied.")
+            return False
+        try:
+            copy: Any = self._output.add_stream_from_template(stream)
+        except (ValueError, av.FFmpegError):
+            if kind != "audio":
+                self._notes.append(
+                    f"The subtitles ({name}) are not copied: {self._output.format.name} does not take them."
+                )
+                return False
+            coder = _Transcoder(self._output, stream)
+            self._coded[stream.index] = coder
+            copy = coder.stream
+            self._notes.append(
+                f"The sound ({name}) was converted to {coder.name}: {self._output.format.name} does not take it."
+            )
+        else:
+            self._copied[stream.index] = copy
+        copy.metadata.update({k: v for k, v in stream.metadata.items() if k in _STREAM_KEYS})
+        copy.disposition = stream.disposition
+        return True
+
+    def _copy_metadata(self) -> None:
+        self._output.metadata.update({k: v for k, v in self._input.metadata.items() if k.lower() not in _OWN_KEYS})
+        chapters = []
+        for chapter in self._input.chapters():
+            unit = chapter["time_base"] or Fraction(1, 1000)
+            begin, end = (chapter[k] * unit - self._info.origin_s for k in ("start", "end"))
+            if self._info.end_s is not None:
+                end = min(end, self._info.end_s - self._info.origin_s)
+            begin = max(begin, Fraction(0))
+            if begin < end:
+                times = {"start": round(begin / unit), "end": round(end / unit), "time_base": unit}
+                chapters.append(chapter | times)
+        if chapters:
+            self._output.set_chapters(chapters)  # type: ignore[arg-type]
+
+    def _packets_of(self, streams: list[Any]) -> Generator[av.Packet[Any], None, None]:
+        origin, end = self._info.origin_s, self._info.end_s
+        open_ends = {s.index for s in streams}
+        packets = self._input.demux(streams) if streams else iter(())
+        while open_ends:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError):
+                self._broken += 1
+                if self._broken > 100:
+                    return
+                packets = self._input.demux(streams)
+                continue
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if packet.size == 0 or stamp is None:
+                continue
+            time_s = stamp * packet.time_base
+            if origin > 0 and time_s < origin:
+                continue
+            if end is not None and time_s >= end:
+                open_ends.discard(packet.stream.index)
+                continue
+            yield packet
+
+    def _write(self, packet: av.Packet[Any]) -> None:
+        index = packet.stream.index
+        if index in self._coded:
+            for coded in self._coded[index].encode(packet, self._info.origin_s):
+                self._output.mux(coded)
+            return
+        shift = round(self._info.origin_s / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
+        packet.stream = self._copied[index]
+        self._output.mux(packet)
+
+
+class _Transcoder:
+    """Sound that the container does not take, as AAC, or as Opus where it is WebM."""
+
+    def __init__(self, output: av.container.OutputContainer, source: Any) -> None:
+        self.name = "opus" if output.format.name == "webm" else "aac"
+        opus = self.name == "opus"
+        rate = 48_000 if opus else source.codec_context.sample_rate or 48_000
+        self.stream: Any = output.add_stream("libopus" if opus else "aac", rate=rate, bit_rate=AAC_BITS)
+        self.stream.codec_context.layout = source.codec_context.layout
+        self.stream.codec_context.open()
+        coder = self.stream.codec_context
+        self._resampler = av.AudioResampler(coder.format, coder.layout, coder.sample_rate, coder.frame_size or 1024)
+
+    def encode(self, packet: av.Packet[Any], origin_s: Fraction) -> Iterator[av.Packet[Any]]:
+        try:
+            frames: list[Any] = list(packet.decode())
+        except av.FFmpegError:
+            return
+        for frame in frames:
+            if frame.pts is not None and frame.time_base:
+                frame.pts -= round(origin_s / frame.time_base)
+            for resampled in self._resampler.resample(frame):
+                yield from self.stream.encode(resampled)
+
+    def flush(self) -> Iterator[av.Packet[Any]]:
+        for resampled in self._resampler.resample(None):
+            yield from self.stream.encode(resampled)
+        yield from self.stream.encode(None)

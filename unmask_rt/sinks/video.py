@@ -1,0 +1,246 @@
+"""A video file through PyAV, as a video editor wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from unmask_rt import orient, planes
+from unmask_rt.errors import SinkError, UsageError
+from unmask_rt.frames import Frame
+from unmask_rt.provenance import Provenance, append_to_mp4
+from unmask_rt.sinks import encoders
+from unmask_rt.sinks.base import EncodeOptions, SinkReport
+from unmask_rt.sinks.files import check_output, place
+from unmask_rt.sinks.streams import SideStreams
+from unmask_rt.sources.base import SourceInfo
+
+KEYFRAME_S = 2
+"""A killed run loses at most this much, and players can search."""
+
+CONTAINERS = {
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts",
+}  # fmt: skip
+TAGGED = frozenset({"mp4", "mov", "matroska", "webm", "avi"})
+"""Containers that keep a comment."""
+
+
+class VideoSink:
+    """Encodes frames into a file beside ``path``, which takes its place on success.
+
+    The pixel format stays if the encoder takes it; matrix, range, transfer, primaries, sample aspect ratio, rotation
+    and time stamps are the first frame's. Sound, subtitles, chapters and metadata come from the source file.
+
+    Args:
+        path: what to write; the suffix chooses the container.
+        info: of the source.
+        options: how to encode.
+        provenance: goes into the metadata.
+        overwrite: replace a file that is there.
+
+    Raises:
+        UsageError: the file is there, is the input, or container, codec and options do not go together.
+        SinkError: nothing can be written there.
+        ExtraError: a hardware encoder does not work on this machine.
+    """
+
+    stopped = False
+
+    def __init__(
+        self,
+        path: str | Path,
+        info: SourceInfo,
+        options: EncodeOptions,
+        provenance: Provenance,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self._path = Path(path).absolute()
+        container = CONTAINERS.get(self._path.suffix.lower())
+        if container is None:
+            raise UsageError(f"{path} is no video file", f"Give a name that ends in {', '.join(CONTAINERS)}.")
+        self._container_name = container
+        self._codec = encoders.find_encoder(options.codec)
+        self._encoder_options, self._quantiser = encoders.encoder_options(self._codec, options)
+        _check_codec(container, self._codec)
+        encoders.check_hardware(options.codec)
+        self._partial = self._path.with_name(f".{self._path.stem}.partial{self._path.suffix}")
+        check_output(self._path, self._partial, inputs=[info.path] if info.path else [], overwrite=overwrite)
+        self._info, self._options, self._provenance = info, options, provenance
+        self._notes: list[str] = []
+        self._output: av.container.OutputContainer | None = None
+        self._side: SideStreams | None = None
+        self._stream: Any = None
+        self._frames = 0
+        self._format = ""
+        self._next_key_s = Fraction(0)
+        self._report: SinkReport | None = None
+
+    def write(self, frame: Frame) -> None:
+        """Encodes a frame; see `Sink`."""
+        try:
+            if self._output is None:
+                self._open(frame)
+            for packet in self._stream.encode(self._prepare(frame)):
+                self._mux(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failure(error) from error
+        self._frames += 1
+
+    def finish(self) -> SinkReport:
+        """Empties the encoder, copies the rest of the sound, and puts the file in its place."""
+        if self._report is None:
+            if self._output is None:
+                raise SinkError("No frame came, so nothing was written", "Check the source.")
+            try:
+                for packet in self._stream.encode(None):
+                    self._mux(packet)
+                if self._side is not None:
+                    self._side.finish(None if self._info.end_s is None else self._info.end_s - self._info.origin_s)
+                self._close()
+                os.replace(self._partial, self._path)
+            except (av.FFmpegError, OSError, ValueError) as error:
+                raise self._failure(error) from error
+            self._report = SinkReport(self._path, self._frames, True, tuple(self._notes), self._codec.name)
+        return self._report
+
+    def abort(self) -> SinkReport:
+        """Closes the file as far as it goes; it gets its name only if nothing stood there."""
+        if self._report is None:
+            errors = (av.FFmpegError, OSError, ValueError)
+            if self._output is not None:
+                with contextlib.suppress(*errors):
+                    for packet in self._stream.encode(None):
+                        self._mux(packet)
+            with contextlib.suppress(*errors):
+                self._close()
+            kept = place(self._partial, self._path, self._notes) if self._frames else None
+            if not self._frames:
+                self._partial.unlink(missing_ok=True)
+            self._report = SinkReport(kept, self._frames, False, tuple(self._notes), self._codec.name)
+        return self._report
+
+    def _open(self, frame: Frame) -> None:
+        video = frame.video
+        self._format = encoders.pixel_format(self._codec, video.format.name, video.width, video.height)
+        if self._format.replace("yuvj", "yuv") != video.format.name.replace("yuvj", "yuv"):
+            self._notes.append(
+                f"Pixels were converted from {video.format.name} to {self._format}, which {self._codec.name} takes."
+            )
+        first = self._converted(video)
+        rate = self._info.rate or Fraction(30)
+        options = {}
+        if self._container_name in ("mp4", "mov"):
+            # Edit lists keep B-frames from moving the start, and the finer movie clock keeps its rounding out.
+            options = {"movflags": "+hybrid_fragmented", "use_editlist": "1"}
+            options["movie_timescale"] = str(min(frame.time_base.denominator, 1_000_000))
+        # mpeg4 and its kin know no clock finer than 1/65535 s, and some only whole frames.
+        coarse = Fraction(1, 60_000) if frame.time_base.denominator > 65_535 else frame.time_base
+        error: Exception | None = None
+        for unit in dict.fromkeys((frame.time_base, coarse, 1 / rate)):
+            output = av.open(str(self._partial), "w", format=self._container_name, container_options=options)
+            try:
+                self._stream = self._add_video(output, first, frame, rate, unit)
+            except (av.FFmpegError, OSError, ValueError) as problem:
+                error = error or problem
+                output.close()
+                continue
+            if unit != frame.time_base:
+                self._notes.append(f"{self._codec.name} takes no finer clock than {unit} s: timestamps were rounded.")
+            break
+        else:
+            raise SinkError(
+                f"{self._codec.name} cannot encode {video.width}x{video.height} {self._format}: {error}",
+                "Try another --codec.",
+            )
+        self._output = output
+        if self._options.audio and self._info.path is not None and self._info.kind == "video":
+            self._side = SideStreams(output, self._info, self._notes)
+        output.metadata.update(self._provenance.tags(output.metadata.get("comment", "")))
+        output.start_encoding()
+
+    def _add_video(
+        self, output: av.container.OutputContainer, first: av.VideoFrame, frame: Frame, rate: Fraction, unit: Fraction
+    ) -> Any:
+        os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes a page of settings to stderr otherwise
+        stream: Any = output.add_stream(
+            self._codec.name, rate=rate, options=dict(self._encoder_options), width=first.width, height=first.height
+        )
+        context = stream.codec_context
+        context.pix_fmt = self._format
+        context.time_base = stream.time_base = unit
+        context.gop_size = max(1, int(KEYFRAME_S * rate))
+        if self._quantiser is not None:
+            context.qscale, context.global_quality = True, self._quantiser * 118  # FF_QP2LAMBDA
+        if self._options.low_latency:
+            context.max_b_frames = 0
+        context.colorspace, context.color_range = first.colorspace, first.color_range
+        context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
+        if self._format.startswith("yuvj") or frame.video.format.name.startswith("yuvj"):
+            context.color_range = planes.FULL
+        aspect, matrix = orient.from_display(frame.to_display, first.width, first.height)
+        context.sample_aspect_ratio = aspect
+        if matrix[:5] != orient.UPRIGHT[:5]:
+            stream.set_display_matrix(matrix)
+            if self._container_name not in ("mp4", "mov", "matroska", "webm"):
+                self._notes.append(f"{self._container_name} keeps no rotation: the picture lies on its side.")
+        if self._container_name in ("mp4", "mov") and self._codec.canonical_name == "hevc":
+            context.codec_tag = "hvc1"  # what QuickTime plays; FFmpeg's own choice is hev1
+        context.open()
+        return stream
+
+    def _converted(self, video: av.VideoFrame) -> av.VideoFrame:
+        """A frame of the encoder's format that may be stamped without touching the one that came."""
+        if video.format.name == self._format:
+            return planes.reference(video)
+        return planes.convert(video, self._format)
+
+    def _prepare(self, frame: Frame) -> av.VideoFrame:
+        video = self._converted(frame.video)
+        video.pts, video.time_base = frame.pts - round(self._info.origin_s / frame.time_base), frame.time_base
+        # The decoder's picture types would be taken as orders.
+        video.pict_type = int(av.video.frame.PictureType.NONE)
+        now_s = video.pts * frame.time_base
+        if self._frames == 0 or now_s >= self._next_key_s:
+            video.pict_type = int(av.video.frame.PictureType.I)
+            self._next_key_s = now_s + KEYFRAME_S - Fraction(1, 2) / (self._info.rate or 30)
+        return video
+
+    def _mux(self, packet: av.Packet[Any]) -> None:
+        assert self._output is not None
+        if self._side is not None and packet.dts is not None:
+            self._side.advance(packet.dts * packet.time_base)
+        self._output.mux(packet)
+
+    def _close(self) -> None:
+        if self._side is not None:
+            self._side.close()
+        if self._output is not None:
+            self._output.close()
+            if self._container_name in ("mp4", "mov"):
+                append_to_mp4(self._partial, self._provenance.xmp)
+
+    def _failure(self, error: BaseException) -> SinkError:
+        if isinstance(error, SinkError):
+            return error
+        reason = getattr(error, "strerror", None) or str(error)
+        return SinkError(
+            f"{self._path} cannot be written: {reason}", "Is the disk full? What was written so far is kept and plays."
+        )
+
+
+def _check_codec(container: str, codec: av.Codec) -> None:
+    takes = av.ContainerFormat(container, "w")
+    with av.open(os.devnull, "w", format=takes.name) as probe:
+        try:
+            probe.add_stream(codec.name, rate=30)
+        except ValueError as error:
+            raise UsageError(
+                f"{container} does not take {codec.name}",
+                "Use another --codec, or write an .mkv, which takes them all.",
+            ) from error
