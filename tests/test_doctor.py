@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import BACKENDS as backends
 from unmask_rt import doctor
 from unmask_rt.console import Console
 
@@ -50,11 +51,20 @@ def test_a_check_that_fails_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -
     assert any(f.section == "models" for f in findings)
 
 
-def test_an_engine_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_engine_says_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ([], "no driver"))
+    monkeypatch.setitem(backends, "openvino", "engines.openvino:Engine")
     engines = by_item(doctor.engines())
     assert engines["onnxruntime"].good
-    assert engines["openvino"].good is False and "unmask-rt[openvino]" in engines["openvino"].detail
+    assert engines["openvino"].good is False and engines["openvino"].detail == "not installed"
+    assert engines["torch"].good is False and "no engine" in engines["torch"].detail
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(backends, "tensorrt", "engines.tensorrt:Engine")
+    engines = by_item(doctor.engines())
+    assert engines["openvino"].good
+    assert engines["tensorrt"].good is False and "no NVIDIA GPU (no driver)" in engines["tensorrt"].detail
+    assert set(backends) <= set(engines), "an engine that the doctor does not know"
 
 
 def test_a_second_opencv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,23 +150,28 @@ def packages() -> list[Finding]:
 
 
 def engines() -> list[Finding]:
-    """Each engine, and why it can or cannot be used."""
-    probes: dict[str, Callable[[], tuple[bool, str]]] = {
-        "onnxruntime": _probe_onnxruntime,
-        "openvino": lambda: _probe_package("openvino", "openvino"),
-        "tensorrt": lambda: _probe_nvidia("tensorrt", "tensorrt"),
-        "tensorrt-rtx": lambda: _probe_nvidia("tensorrt_rtx", "tensorrt-rtx"),
-        "torch-tensorrt": lambda: _probe_nvidia("torch_tensorrt", "torch-tensorrt"),
-        "torch": lambda: _probe_package("torch", "torch"),
-    }
-    return [Finding("engines", name, *probe()) for name, probe in probes.items()]
+    """Each engine, and why it can or cannot be used; libraries that have no engine in this version are named too."""
+    from engines import BACKENDS
+
+    found = []
+    for name, probe in _PROBES.items():
+        good, detail = probe()
+        if name not in BACKENDS:
+            good, detail = False, f"no engine for it in this version (library: {detail})"
+        found.append(Finding("engines", name, good, detail))
+    return found
 
 
 def encoders() -> list[Finding]:
     """Encoders that really open here, not only those that FFmpeg was built with."""
     from unmask_rt.sinks.encoders import available_encoders
 
-    return [Finding("encoders", name, reason == "", reason) for name, reason in available_encoders().items()]
+    found = []
+    for name, reason in available_encoders().items():
+        hardware = not name.startswith("lib") and "_" in name
+        detail = f"needs hardware and a driver that are not here ({reason})" if reason and hardware else reason
+        found.append(Finding("encoders", name, reason == "", detail))
+    return found
 
 
 def cameras() -> list[Finding]:
@@ -244,18 +250,29 @@ def _probe_onnxruntime() -> tuple[bool, str]:
     return True, f"{onnxruntime.__version__}, providers {', '.join(providers)}"
 
 
-def _probe_package(module: str, extra: str) -> tuple[bool, str]:
+def _probe_package(module: str, package: str) -> tuple[bool, str]:
     if importlib.util.find_spec(module) is None:
-        return False, f"not installed: pip install 'unmask-rt[{extra}]'"
-    return True, _version(module) or "installed"
+        return False, "not installed"
+    return True, _version(package) or "installed"
 
 
-def _probe_nvidia(module: str, extra: str) -> tuple[bool, str]:
-    good, detail = _probe_package(module, extra)
+def _probe_nvidia(module: str, package: str) -> tuple[bool, str]:
+    good, detail = _probe_package(module, package)
     gpus, reason = nvidia_gpus()
     if good and not gpus:
         return False, f"{detail}, but no NVIDIA GPU ({reason})"
     return good, detail
+
+
+_PROBES: dict[str, Callable[[], tuple[bool, str]]] = {
+    "onnxruntime": _probe_onnxruntime,
+    "openvino": partial(_probe_package, "openvino", "openvino"),
+    "tensorrt": partial(_probe_nvidia, "tensorrt", "tensorrt"),
+    "tensorrt-rtx": partial(_probe_nvidia, "tensorrt_rtx", "tensorrt-rtx"),
+    "torch-tensorrt": partial(_probe_nvidia, "torch_tensorrt", "torch-tensorrt"),
+    "torch": partial(_probe_package, "torch", "torch"),
+}
+"""Name of each engine -> whether its library can be used here, and version or reason."""
 
 
 def _version(package: str) -> str | None:
