@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from unmask_rt import __version__
 from unmask_rt.errors import UsageError
 from unmask_rt.frames import Frame
 from unmask_rt.provenance import Provenance, label_frame
@@ -19,9 +20,9 @@ __all__ = ["EncodeOptions", "Label", "Provenance", "Sink", "SinkReport", "open_s
 def open_sink(
     out: str | Path | None,
     source: Source,
-    options: EncodeOptions,
-    provenance: Provenance,
     *,
+    encode: EncodeOptions | None = None,
+    provenance: Provenance | None = None,
     overwrite: bool = False,
     label: Label = "auto",
 ) -> Sink:
@@ -30,8 +31,8 @@ def open_sink(
     Args:
         out: a video file, a picture file, a folder for pictures, or None for a window.
         source: what the frames come from.
-        options: how a video is encoded.
-        provenance: goes into the metadata.
+        encode: how a video is encoded; None for the defaults.
+        provenance: goes into the metadata; None if no model took part.
         overwrite: replace files that are there.
         label: draw the visible mark; "auto" draws it where the output keeps no metadata.
 
@@ -40,6 +41,8 @@ def open_sink(
         SinkError: nothing can be written there.
         ExtraError: no window can be shown, or a hardware encoder does not work here.
     """
+    encode = encode or EncodeOptions()
+    provenance = provenance or Provenance("", f"unmask-rt {__version__}")
     if out is None:
         from unmask_rt.sinks.preview import PreviewSink
 
@@ -54,7 +57,7 @@ def open_sink(
     else:
         if Path(out).is_dir():
             raise UsageError(f"{out} is a folder", "A video goes into a file: give a name that ends in .mp4 or .mkv.")
-        sink = VideoSink(out, source.info, options, provenance, overwrite=overwrite)
+        sink = VideoSink(out, source.info, encode, provenance, overwrite=overwrite)
         tagged = CONTAINERS[Path(out).suffix.lower()] in TAGGED
     return Labelled(sink) if label == "on" or (label == "auto" and not tagged) else sink
 
