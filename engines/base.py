@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.spec import ModelSpec
+
 Batch = NDArray[np.uint8]
 
 
@@ -15,6 +17,8 @@ class Engine(Protocol):
     """A loaded model, ready to run. State belongs to the track, never to the engine."""
 
     name: str
+    spec: ModelSpec
+    sha256: str
 
     def describe(self) -> Mapping[str, Any]:
         """Backend, version, precision, threads, crop size, model hash: for reports and ``doctor``."""

@@ -68,10 +68,12 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         sources: weight by source.
         augment: False gives the rows of the split in order, unaltered.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
+        size: side of the samples, 256 or less.
     """
 
-    def __init__(self, data: Path, split: str, seed: int, sources: Mapping[str, float], *, augment: bool = True, bare: float = 0.0) -> None:
-        self.data, self.seed, self.augment, self.bare = data, seed, augment, bare
+    def __init__(self, data: Path, split: str, seed: int, sources: Mapping[str, float], *, augment: bool = True, bare: float = 0.0,
+                 size: int = SIZE) -> None:  # fmt: skip
+        self.data, self.seed, self.augment, self.bare, self.size = data, seed, augment, bare, size
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
         self.cumulated = np.cumsum(sampling_weights(records, split, sources))
@@ -108,26 +110,31 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
         if self.augment:
             masked, truth, alpha, valid = self._augment(masked, truth, alpha, valid, rng)
+        elif self.size != SIZE:
+            half = (self.size, self.size)
+            masked, truth, alpha, valid = (np.asarray(cv2.resize(p, half, interpolation=cv2.INTER_AREA)) for p in (masked, truth, alpha, valid))
         return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], valid[None]
 
-    @staticmethod
-    def _augment(masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def _augment(self, masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
         matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
         matrix[:, 2] += rng.normal(0, 4.0, 2)
         if rng.random() < 0.5:
             matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
-        size = (SIZE, SIZE)
+        if self.size != SIZE:
+            ratio = self.size / SIZE
+            matrix = np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]) @ np.vstack([matrix, [0, 0, 1.0]])
+        size = (self.size, self.size)
         masked, truth = (cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in (masked, truth))
         alpha = cv2.warpAffine(alpha, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         valid = cv2.warpAffine(valid, matrix, size, flags=cv2.INTER_NEAREST)
         curve = tone_curve(rng)
         masked, truth = cv2.LUT(masked, curve), cv2.LUT(truth, curve)
         if rng.random() < 0.15:
-            sigma = float(rng.uniform(0.4, 1.6))
+            sigma = float(rng.uniform(0.4, 1.6)) * self.size / SIZE
             masked, truth = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (masked, truth))
         if rng.random() < 0.2:
-            noise = rng.normal(0, rng.uniform(1, 7), (SIZE, SIZE, 1)).astype(np.float32)
+            noise = rng.normal(0, rng.uniform(1, 7), (*size, 1)).astype(np.float32)
             masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
         if rng.random() < 0.3:
             _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])

@@ -28,8 +28,11 @@ from trainer import losses
 from trainer.data import Batch, Faces, batches
 from trainer.networks import EditNet, MapNet, PatchGan, complete, cut
 
-LOWER = (slice(None), slice(None), slice(88, 248), slice(48, 208))
-"""The lower face in a batch of crops: where perceptual features and the discriminator look."""
+
+def lower_face(pictures: Tensor) -> Tensor:
+    """The lower face of crops (B, C, s, s), (B, C, 5s/8, 5s/8): where perceptual features and the discriminator look."""
+    s = pictures.shape[2] // 32
+    return pictures[:, :, 11 * s : 31 * s, 6 * s : 26 * s]
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -62,19 +65,24 @@ class EditTrainer:
             alpha = F.max_pool2d(alpha, 2 * widen + 1, 1, widen)
         elif widen < 0:
             alpha = -F.max_pool2d(-alpha, 3, 1, 1)
-        return cut(alpha)
+        return self.cut(alpha)
+
+    def cut(self, alpha: Tensor) -> Tensor:
+        """The hole at half the crop's side, from alpha at the side of the samples."""
+        return cut(F.max_pool2d(alpha, 2) if self.preset["size"] == 256 else alpha)
 
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         weights = self.preset["loss"]
         x, truth, alpha, valid = batch.floats()
         raw, composite, wide = complete(self.network, x, self.hole(alpha))
         composite = truth + (composite - truth) * valid
-        seen, real, small = composite[LOWER], truth[LOWER], (wide * valid)[LOWER]
+        seen, real, small = lower_face(composite), lower_face(truth), lower_face(wide * valid)
+        halves = [F.avg_pool2d(t, 2) if t.shape[2] > 80 else t for t in (seen, real, small)]
         terms = {
             "l1_hole": losses.weighted_l1(raw, truth, wide * valid),
             "l1_rest": losses.weighted_l1(raw, truth, (1 - wide) * (1 - alpha) * valid),
-            "ssim": losses.strided_ssim(F.avg_pool2d(seen, 2), F.avg_pool2d(real, 2), F.avg_pool2d(small, 2)),
-            "perceptual": self.perceptual(F.avg_pool2d(seen, 2), F.avg_pool2d(real, 2)),
+            "ssim": losses.strided_ssim(*halves),
+            "perceptual": self.perceptual(*halves[:2]),
         }
         adversarial = progress >= self.preset["gan_from"]
         figures = {}
@@ -107,7 +115,7 @@ class EditTrainer:
     def sheet(self, network: nn.Module, batch: Batch) -> np.ndarray:
         x, truth, alpha, _ = batch.floats()
         assert isinstance(network, EditNet)
-        _, composite, _ = complete(network, x, cut(alpha))
+        _, composite, _ = complete(network, x, self.cut(alpha))
         return rows(x, composite, truth)
 
 
@@ -164,12 +172,18 @@ def learning_rate_at(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(late, 1.0)))))
 
 
-def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resume: bool, workers: int = 1) -> None:
-    """Runs a preset for so many minutes (of all its sessions together)."""
+def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resume: bool, start: Path | None = None, workers: int = 1) -> None:
+    """Runs a preset for so many minutes (of all its parts together), from scratch or from another run's averaged weights."""
     torch.manual_seed(preset["seed"])
     run.mkdir(parents=True, exist_ok=True)
     trainer = TRAINERS[preset["network"]](preset)
     average = copy.deepcopy(trainer.network).requires_grad_(False).eval()
+    if start is not None:
+        stored = torch.load(start / "checkpoint.pt", weights_only=True)
+        trainer.network.load_state_dict(stored["average"])
+        average.load_state_dict(stored["average"])
+        if "discriminator" in stored and "discriminator" in trainer.state():
+            trainer.state()["discriminator"].load_state_dict(stored["discriminator"])
     step, spent = 0, 0.0
     checkpoint = run / "checkpoint.pt"
     if resume and checkpoint.exists():
@@ -179,8 +193,8 @@ def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resu
         average.load_state_dict(stored["average"])
         step, spent = stored["meta"]["step"], stored["meta"]["seconds"]
     size = preset["batch"]
-    dataset = Faces(data, "train", preset["seed"], preset["sources"], bare=preset.get("bare", 0.0))
-    fixed_set = Faces(data, "validation", 0, preset["sources"], augment=False)
+    dataset = Faces(data, "train", preset["seed"], preset["sources"], bare=preset.get("bare", 0.0), size=preset["size"])
+    fixed_set = Faces(data, "validation", 0, preset["sources"], augment=False, size=preset["size"])
     fixed = Batch(*(torch.from_numpy(np.stack(a)) for a in zip(*(fixed_set[i * 37] for i in range(12)), strict=True)))
     base = {"optimizer": preset["learning_rate"], "critic": preset.get("discriminator_learning_rate", 0.0)}
     began, saved, waited, figures, logged = time.monotonic(), time.monotonic(), 0.0, {}, time.monotonic()
@@ -228,10 +242,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, help="run folder whose weights to begin with")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(load_preset(arguments.preset), arguments.data, arguments.run, minutes=arguments.minutes, resume=arguments.resume)
+    train(load_preset(arguments.preset), arguments.data, arguments.run, minutes=arguments.minutes, resume=arguments.resume, start=arguments.start)
 
 
 if __name__ == "__main__":

@@ -66,9 +66,12 @@ def similarity(source: Points, target: Points, weights: NDArray[np.float32] | No
     return np.hstack([linear, (dst_mean - linear @ src_mean)[:, None]])
 
 
-def crop_transform(anchors: Points, size: int) -> Affine:
-    """Affine from picture to crop for six mesh anchors (float[6, 2], order of `MESH_ANCHORS`)."""
-    return similarity(anchors, TEMPLATE * size - 0.5)
+def crop_transform(anchors: Points, size: int, template: Points = TEMPLATE) -> Affine:
+    """Affine from picture to crop for six mesh anchors (float[6, 2], order of `MESH_ANCHORS`).
+
+    ``template`` is the model's own where a model is at hand.
+    """
+    return similarity(anchors, template * size - 0.5)
 
 
 def coarse_crop_transform(eyes_nose: Points, size: int) -> Affine:

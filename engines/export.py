@@ -1,0 +1,101 @@
+"""From trained networks to one ONNX file with its metadata inside. Needs torch and onnx (extra ``train``).
+
+    python -m engines.export --map runs/map --edit runs/edit -o unmask_rt/assets/unmask-256.onnx
+
+Weights are stored in FP16 and cast when the file is loaded: half the size, computed in FP32 all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+
+from engines.spec import METADATA_KEY, ModelSpec
+from trainer.networks import EditNet, MapNet, Unmask
+from unmask_rt.align import TEMPLATE
+
+LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"
+
+
+def load_average(run: Path, network: torch.nn.Module) -> dict[str, object]:
+    """Fills a network with a run's averaged weights; returns the run's meta record."""
+    stored = torch.load(run / "checkpoint.pt", weights_only=True)
+    network.load_state_dict(stored["average"])
+    network.eval()
+    return dict(stored["meta"])
+
+
+def to_onnx(model: Unmask, size: int) -> onnx.ModelProto:
+    """Traces the model with a free batch dimension; opset 18."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, size, size, 3, dtype=torch.uint8),),
+            buffer,  # type: ignore[arg-type]
+            input_names=["crop"],
+            output_names=["face", "map"],
+            dynamic_axes={"crop": {0: "n"}, "face": {0: "n"}, "map": {0: "n"}},
+            opset_version=18,
+            dynamo=False,
+        )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def store_half(model: onnx.ModelProto, minimum: int = 256) -> None:
+    """Stores each large FP32 weight as FP16 with a cast behind it; ONNX Runtime folds the cast at load."""
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < minimum:
+            continue
+        values = numpy_helper.to_array(weight).astype(np.float16)
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT))
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+
+
+def export(model: Unmask, out: Path, spec: ModelSpec) -> None:
+    """Writes the model with its metadata."""
+    graph = to_onnx(model, spec.crop_size)
+    store_half(graph)
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, spec.to_json()
+    graph.producer_name = "unmask-rt"
+    onnx.checker.check_model(graph, full_check=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--map", type=Path, required=True, help="run folder of the map module")
+    parser.add_argument("--edit", type=Path, required=True, help="run folder of the editing module")
+    parser.add_argument("--name", default="unmask-256")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    map_net, edit_net = MapNet(), EditNet()
+    map_meta, edit_meta = load_average(arguments.map, map_net), load_average(arguments.edit, edit_net)
+    spec = ModelSpec(
+        name=arguments.name,
+        crop_size=256,
+        template=tuple((float(x), float(y)) for x, y in TEMPLATE.round(6)),
+        extra_channels=(),
+        licence=LICENCE,
+        trained=f"map {map_meta['step']} steps, editing {edit_meta['step']} steps of 16 pictures",
+    )
+    export(Unmask(map_net, edit_net), arguments.out, spec)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

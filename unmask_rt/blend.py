@@ -1,0 +1,210 @@
+"""Puts a completed crop back into the picture so that nobody sees where it was.
+
+Three things betray a patch: its edge, its softness and its lack of grain. The edge is feathered outside the mask map
+and towards the crop's border; softness is met by sharpening what had to be enlarged; grain is measured on the skin
+around the hole, band by band at the output's own resolution, and what the patch lacks is added.
+
+The noise is a fixed tile laid at the patch's place: on a still scene it stands still.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask_rt.align import Affine, Image, compose, invert, scale_of
+
+Weight = NDArray[np.float32]
+
+MAP_THRESHOLD = 64
+"""Map value 0..255 from which a pixel counts as mask: low, since a mask pixel that stays is seen at once."""
+BORDER_SHARE = 0.06
+"""Width of the fade at the crop's border, as a share of its side."""
+MINIMUM_WEIGHT = 1 / 128
+_TILE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The part of a crop that changes.
+
+    Attributes:
+        weight: float32[S, S] 0..1, how much of the patch shows.
+        bounds: (x0, y0, x1, y1) crop pixels around all that is not 0; None where nothing is.
+    """
+
+    weight: Weight
+    bounds: tuple[int, int, int, int] | None
+
+
+def region_of(mask_map: Image, feather: float) -> Region:
+    """Where a patch shows.
+
+    Everything that the map calls mask shows the patch in full; the feather lies outside of it. Islands that do not
+    touch the mask over mouth and chin are left alone: they are not what the face wears.
+
+    Args:
+        mask_map: uint8[S, S], probability of mask 0..255.
+        feather: width of the soft edge as a share of S.
+    """
+    size = mask_map.shape[0]
+    hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
+    count, labels = cv2.connectedComponents(hard, connectivity=8, ltype=cv2.CV_16U)
+    if count > 2:
+        core = np.bincount(labels[lower_face(size)].ravel(), minlength=count)
+        core[0] = 0
+        hard = (labels == int(core.argmax())).astype(np.uint8) if core.any() else np.zeros_like(hard)
+    width = max(1.0, feather * size)
+    reach = round(width * 0.5) + 2
+    grown = cv2.dilate(hard, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
+    weight = cv2.GaussianBlur(grown.astype(np.float32), (0, 0), width * 0.5)
+    weight = np.maximum(weight, hard) * border_fade(size)
+    weight[weight < MINIMUM_WEIGHT] = 0
+    x, y, wide, high = cv2.boundingRect((weight > 0).astype(np.uint8))
+    return Region(weight, (x, y, x + wide, y + high) if wide else None)
+
+
+def lower_face(size: int) -> tuple[slice, slice]:
+    """Mouth and chin in an aligned crop, as an index: where a worn mask is sure to be."""
+    return slice(round(0.58 * size), round(0.80 * size)), slice(round(0.34 * size), round(0.66 * size))
+
+
+def mask_score(mask_map: Image) -> float:
+    """Share 0..1 of mouth and chin that the map calls mask."""
+    return float((mask_map[lower_face(mask_map.shape[0])] > 127).mean())
+
+
+@functools.lru_cache(maxsize=4)
+def border_fade(size: int) -> Weight:
+    """1 inside, falling smoothly to 0 at the crop's border: a scarf ends in a fade, never in a straight edge."""
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) / (BORDER_SHARE * size)
+    ramp = np.clip(distance, 0, 1).astype(np.float32)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return np.minimum(ramp[:, None], ramp[None, :])
+
+
+def bounds_in_picture(transform: Affine, bounds: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    """Box around a crop rectangle in the picture that ``transform`` (picture to crop) belongs to, with a margin."""
+    x0, y0, x1, y1 = bounds
+    points = np.array([[x0, y0, 1], [x1, y0, 1], [x1, y1, 1], [x0, y1, 1]], np.float64) @ invert(transform).T
+    margin = 2 + 0.04 * float(np.ptp(points, axis=0).max())
+    low, high = points.min(0) - margin, points.max(0) + margin
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def paste(picture: Image, completed: Image, region: Region, transform: Affine) -> tuple[Image, Image]:
+    """Blends a completed crop into a picture.
+
+    Args:
+        picture: uint8[h, w, 3] RGB, the rectangle around the face as it was.
+        completed: uint8[S, S, 3] RGB.
+        region: where the patch shows.
+        transform: pixels of ``picture`` to crop pixels.
+
+    Returns:
+        The new rectangle uint8[h, w, 3] and what was touched, uint8[h, w], above 0 where a pixel may have changed.
+    """
+    height, width = picture.shape[:2]
+    scale = scale_of(transform)
+    patch = warp_back(completed, transform, (width, height))
+    weight = np.asarray(cv2.warpAffine(region.weight, invert(transform), (width, height), flags=cv2.INTER_LINEAR), np.float32)
+    weight[weight < MINIMUM_WEIGHT] = 0
+    detail = missing_detail(picture, patch, weight, scale)
+    result = patch.astype(np.float32)
+    if detail is not None:
+        result += detail[..., None]
+    result = cv2.blendLinear(result, picture.astype(np.float32), weight, 1 - weight)
+    return np.clip(result + 0.5, 0, 255).astype(np.uint8), (weight > 0).astype(np.uint8)
+
+
+def warp_back(crop: Image, transform: Affine, size: tuple[int, int]) -> Image:
+    """A crop in the picture's own pixels: averaged where it shrinks, cubic and sharpened where it grows.
+
+    Args:
+        crop: uint8[S, S, 3].
+        transform: picture to crop.
+        size: (width, height) of the picture.
+    """
+    scale = scale_of(transform)
+    back = invert(transform)
+    if scale >= 2:
+        side = max(8, int(crop.shape[0] / int(scale)))
+        ratio = crop.shape[0] / side
+        crop = np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA))
+        back = compose(back, np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]))
+    elif scale < 0.9:
+        # Sharpened before it grows: cheaper, and the same band is lifted that enlarging dulls.
+        amount = min(1.0, (1 / scale - 1) * 0.7)
+        crop = np.asarray(cv2.addWeighted(crop, 1 + amount, cv2.GaussianBlur(crop, (0, 0), 1.0), -amount, 0))
+    return np.asarray(cv2.warpAffine(crop, back, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+
+
+def missing_detail(picture: Image, patch: Image, weight: Weight, scale: float) -> Weight | None:
+    """Noise that gives the patch the fine detail of the skin around it.
+
+    For each band of detail (differences of Gaussians, an octave each, from one pixel up to what the crop could hold)
+    the median absolute value on a ring around the hole is the wanted level: the median passes over edges such as eyes,
+    hair and the jaw line. The patch gets noise of that band until its level is the same.
+
+    Args:
+        picture: uint8[h, w, 3] as it was.
+        patch: uint8[h, w, 3] to be shown.
+        weight: float32[h, w], where it will show.
+        scale: crop pixels for one picture pixel.
+
+    Returns:
+        float32[h, w] to be added to every channel, or None where nothing is missing.
+    """
+    solid = (weight > 0.9).astype(np.uint8)
+    if cv2.countNonZero(solid) < 64:
+        return None
+    reach = max(3, round(10 / scale))
+    outside = (weight == 0).astype(np.uint8)
+    ring = cv2.dilate(1 - outside, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * reach + 1, 2 * reach + 1))) & outside
+    ring[round(picture.shape[0] * 0.6) :] = 0  # below it lie collar and background rather than skin
+    if cv2.countNonZero(ring) < 64:
+        return None
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    filled = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    x, y, _, _ = cv2.boundingRect(solid)
+    total: Weight | None = None
+    for band in range(_bands(scale)):
+        low, high = 0.5 * 2**band, 1.0 * 2**band
+        wanted, present = (_level(p, m, low, high) for p, m in ((luma, ring), (filled, solid)))
+        lacking = float(np.sqrt(max(0.0, wanted**2 - present**2)))
+        if lacking < 0.25:
+            continue
+        noise = _laid(_tile(band), x, y, luma.shape) * min(lacking, 12.0)
+        total = noise if total is None else total + noise
+    return total
+
+
+def _bands(scale: float) -> int:
+    """Octaves between one picture pixel and one crop pixel, and the crop's own finest one."""
+    return 1 + max(0, round(float(np.log2(1 / max(scale, 1e-3)))))
+
+
+def _level(luma: Weight, where: Image, low: float, high: float) -> float:
+    """Robust standard deviation of a band of detail, of every third pixel of a region at most."""
+    band = cv2.GaussianBlur(luma, (0, 0), low) - cv2.GaussianBlur(luma, (0, 0), high)
+    return 1.4826 * float(np.median(np.abs(band[where > 0][::3])))
+
+
+@functools.lru_cache(maxsize=8)
+def _tile(band: int) -> Weight:
+    """Band-limited noise of unit deviation, always the same; float32[512, 512], seamless."""
+    noise = np.random.default_rng(band).normal(size=(_TILE, _TILE)).astype(np.float32)
+    around = np.pad(noise, 64, mode="wrap")
+    low, high = 0.5 * 2**band, 1.0 * 2**band
+    filtered = (cv2.GaussianBlur(around, (0, 0), low) - cv2.GaussianBlur(around, (0, 0), high))[64:-64, 64:-64]
+    return np.asarray(filtered / filtered.std(), np.float32)
+
+
+def _laid(tile: Weight, x: int, y: int, shape: tuple[int, ...]) -> Weight:
+    """The tile repeated over a picture, its corner at (x, y)."""
+    rows, columns = (np.arange(shape[0]) - y) % _TILE, (np.arange(shape[1]) - x) % _TILE
+    return tile[rows[:, None], columns]
