@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unmask_rt.errors import UnmaskError as UnmaskError
     from unmask_rt.frames import Frame as Frame
     from unmask_rt.sources import open_source as open_source
+    from unmask_rt.sources.arrays import frame_of as frame_of
     from unmask_rt.unmasker import Unmasker as Unmasker
     from unmask_rt.unmasker import UnmaskerOptions as UnmaskerOptions
 
@@ -24,10 +25,11 @@ _EXPORTS = {
     "UnmaskError": "unmask_rt.errors",
     "Unmasker": "unmask_rt.unmasker",
     "UnmaskerOptions": "unmask_rt.unmasker",
+    "frame_of": "unmask_rt.sources.arrays",
     "open_source": "unmask_rt.sources",
 }
 
-__all__ = ["Frame", "UnmaskError", "Unmasker", "UnmaskerOptions", "__version__", "open_source"]
+__all__ = ["Frame", "UnmaskError", "Unmasker", "UnmaskerOptions", "__version__", "frame_of", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,29 @@
+"""Takes the masks off a video frame by frame; sound, timestamps and metadata are the sink's business.
+
+python examples/video.py masked.mp4 unmasked.mp4
+"""
+
+from __future__ import annotations
+
+import sys
+
+from unmask_rt import Unmasker, UnmaskerOptions, open_source
+from unmask_rt.sinks import EncodeOptions, Provenance, open_sink
+
+
+def main(path: str, target: str) -> None:
+    source = open_source(path)
+    unmasker = Unmasker(UnmaskerOptions())
+    sink = open_sink(target, source, EncodeOptions(), Provenance(unmasker.model_sha256, "example"), overwrite=True)
+    try:
+        for frame in source:
+            sink.write(unmasker.process(frame))
+        print(f"{sink.finish().frames} frames in {target}")
+    finally:
+        sink.abort()  # does nothing after finish()
+        unmasker.close()
+        source.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
