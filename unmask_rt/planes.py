@@ -164,14 +164,15 @@ def direct(video: av.VideoFrame) -> av.VideoFrame:
 
 
 def align_rect(video: av.VideoFrame, rect: tuple[float, float, float, float]) -> Rect:
-    """The smallest rectangle of whole chroma blocks around ``rect``, cut at the picture's edges (it may be empty)."""
+    """The smallest rectangle of whole chroma blocks around ``rect``, cut at the picture's edges; zeros if none is left."""
     layout = _layout(video)
     x0, y0 = max(0, int(np.floor(rect[0]))), max(0, int(np.floor(rect[1])))
     x1, y1 = min(video.width, int(np.ceil(rect[2]))), min(video.height, int(np.ceil(rect[3])))
-    x0, y0 = min(x0, video.width), min(y0, video.height)
+    if x1 <= x0 or y1 <= y0:
+        return 0, 0, 0, 0
     x0, y0 = x0 - x0 % layout.x_step, y0 - y0 % layout.y_step
-    x1 = min(video.width, -(-max(x1, x0) // layout.x_step) * layout.x_step)
-    y1 = min(video.height, -(-max(y1, y0) // layout.y_step) * layout.y_step)
+    x1 = min(video.width, -(-x1 // layout.x_step) * layout.x_step)
+    y1 = min(video.height, -(-y1 // layout.y_step) * layout.y_step)
     return x0, y0, x1, y1
 
 
@@ -312,6 +313,7 @@ def reference(video: av.VideoFrame) -> av.VideoFrame:
     copy = graph.pull()
     assert isinstance(copy, av.VideoFrame)
     copy.pts = pts
+    copy.colorspace, copy.color_range = video.colorspace, video.color_range  # the graph tags RGB by itself
     if time_base is not None:
         copy.time_base = time_base  # PyAV moves it to the graph's clock
     return copy
