@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 
 from unmask_rt import Unmasker, UnmaskerOptions, open_source
-from unmask_rt.sinks import EncodeOptions, Provenance, open_sink
+from unmask_rt.sinks import Provenance, open_sink
 
 
 def main(path: str, target: str) -> None:
     source = open_source(path)
     unmasker = Unmasker(UnmaskerOptions())
-    sink = open_sink(target, source, EncodeOptions(), Provenance(unmasker.model_sha256, "example"), overwrite=True)
+    provenance = Provenance(unmasker.model_sha256, tool="unmask-rt example")
+    sink = open_sink(target, source, provenance=provenance, overwrite=True)
     try:
         for frame in source:
             sink.write(unmasker.process(frame))
