@@ -14,10 +14,11 @@ import av
 import numpy as np
 import pytest
 
+from unmask_rt.channel import Channel
 from unmask_rt.frames import Frame, Packet
-from unmask_rt.pipeline import THREAD_PREFIX, Channel, Pipeline, Progress
+from unmask_rt.pipeline import THREAD_PREFIX, Pipeline, Progress
 from unmask_rt.sinks.base import SinkReport
-from unmask_rt.sources.base import SourceInfo
+from unmask_rt.sources.base import Kind, SourceInfo
 
 IDENTITY = np.eye(2, 3)
 DEADLINE_S = 10.0
@@ -41,7 +42,7 @@ class FakeSource:
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        kind = "live" if self.live else "video"
+        kind: Kind = "live" if self.live else "video"
         self.info = SourceInfo("fake", kind, self.live, (16, 16), (16, 16), self.frames, None, Fraction(30))
         self.released = threading.Event()
 
@@ -205,9 +206,9 @@ def test_stage_that_reorders_is_an_error() -> None:
 
 def test_live_drops_are_counted_for_the_busy_stage() -> None:
     source, sink = FakeSource(40, interval_s=0.003, live=True), FakeSink()
-    fast, slow = FakeStage("fast"), FakeStage("slow", work_s=0.02)
+    fast, slow = FakeStage("fast"), FakeStage("slow", work_s=0.05)
     report = Pipeline(source, [fast, slow], sink, live=True).run()
-    assert report.dropped["slow"] > 10
+    assert report.dropped["slow"] > 5
     assert report.frames_in == 40
     assert report.frames_out + sum(report.dropped.values()) == 40
     assert sink.written == sorted(set(sink.written))

@@ -130,8 +130,7 @@ def run_bench(arguments: argparse.Namespace, console: Console) -> int:
             for name in ("bare", "unpaced", "paced"):
                 console.note(f"{name}: {arguments.frames} frames")
                 rate = arguments.rate if name == "paced" else None
-                mode = "live" if name == "paced" else "file"
-                stages = () if name == "bare" else unmasker.stages(mode)
+                stages = () if name == "bare" else unmasker.stages("live" if name == "paced" else "file")
                 runs.append(measure(name, clip, arguments.frames, rate, stages, Path(folder) / f"{name}.mp4"))
                 if runs[-1].run.interrupted:
                     console.error("interrupted")
