@@ -63,7 +63,7 @@ def test_only_touched_samples_change(fmt: str, size: tuple[int, int]) -> None:
         allowed = whole > 0
         if layout.kind == "yuv" and index in (1, 2):
             padded = np.pad(allowed, ((0, -size[1] % layout.y_step), (0, -size[0] % layout.x_step)))
-            blocks = padded.reshape(old.shape[0], layout.y_step, old.shape[1], layout.x_step)
+            blocks: Any = padded.reshape(old.shape[0], layout.y_step, old.shape[1], layout.x_step)
             allowed = blocks.any(axis=(1, 3))
         if old.ndim == 3:
             if old.shape[2] == 4:

@@ -164,7 +164,7 @@ def direct(video: av.VideoFrame) -> av.VideoFrame:
 
 
 def align_rect(video: av.VideoFrame, rect: tuple[float, float, float, float]) -> Rect:
-    """The smallest rectangle of whole chroma blocks around ``rect``, cut at the picture's edges; zeros if none is left."""
+    """The smallest rectangle of whole chroma blocks around ``rect``, cut at the edges; zeros if none is left."""
     layout = _layout(video)
     x0, y0 = max(0, int(np.floor(rect[0]))), max(0, int(np.floor(rect[1])))
     x1, y1 = min(video.width, int(np.ceil(rect[2]))), min(video.height, int(np.ceil(rect[3])))

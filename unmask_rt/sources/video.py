@@ -52,6 +52,8 @@ class VideoSource:
         self._running = False
         self._broken = self._unstamped = self._backwards = self._resized = 0
         self._last_pts: int | None = None
+        self._first_dts: int | None = None
+        self._delay: int | None = None
         self._path = path
         self._container = self._open()
         self._stream = self._pick()
@@ -189,6 +191,8 @@ class VideoSource:
                     return
                 packets = self._container.demux(self._stream)
                 continue
+            if self._first_dts is None:
+                self._first_dts = packet.dts
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -212,9 +216,15 @@ class VideoSource:
 
     def _stamp(self, video: av.VideoFrame) -> int:
         """The frame's own time; what is missing or runs backwards is mended and counted."""
-        step = video.duration or (round(1 / (self._rate() * self._time_base)) if self._rate() else 0) or 1
-        pts, last = video.pts, self._last_pts
-        if pts is None:
+        pts, last, step = video.pts, self._last_pts, self._step(video)
+        if self._container.format.name == "avi":
+            # AVI stores no presentation times and FFmpeg makes wrong ones up where there are B-frames: a frame is due
+            # when the packet came that pushed it out of the decoder, less the decoder's delay.
+            if self._delay is None:
+                self._delay = (video.dts or 0) - (self._first_dts or 0)
+            due = None if video.dts is None else video.dts - self._delay
+            pts = due if due is not None and (last is None or due > last) else (0 if last is None else last + step)
+        elif pts is None:
             self._unstamped += 1
             pts = video.dts
             if pts is None or (last is not None and pts <= last):
@@ -224,6 +234,9 @@ class VideoSource:
             pts = last + 1
         self._last_pts = pts
         return pts
+
+    def _step(self, video: av.VideoFrame) -> int:
+        return video.duration or (round(1 / (self._rate() * self._time_base)) if self._rate() else 0) or 1
 
     def _like_the_first(self, video: av.VideoFrame) -> av.VideoFrame:
         if self._first_done and (video.format.name, video.width, video.height) != (self._format, *self._size):
@@ -280,8 +293,11 @@ class VideoSource:
 
     def _check_length(self, given: int) -> None:
         """Says so where a file ends before its own index does."""
-        expected = self._stream.frames
-        if not self._live and self._start == 0 and expected and given + self._broken + 1 < expected:
+        expected, length = self._stream.frames, self._length_s()
+        if self._live or self._start > 0 or not expected or length is None or self._last_pts is None:
+            return
+        missing_s = length - (self._last_pts - (self._stream.start_time or 0)) * self._time_base
+        if given + self._broken + 1 < expected and missing_s * expected > 2.5 * length:
             self.notes.append(f"The file ends early: {given} of {expected} frames were there.")
 
     def _sum_up(self) -> None:
