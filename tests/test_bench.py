@@ -104,9 +104,11 @@ def test_a_live_run_may_look_at_two_frames_first(fake: type[FakeUnmasker], capsy
 def test_drops_are_told_for_the_stage_that_was_too_slow(
     fake: type[FakeUnmasker], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pauses = [1.0]
+
     def slow(packet: Packet) -> Packet:
-        if fake.modes[-1] == "live" and packet.frame.index == 10:
-            time.sleep(1.0)
+        if fake.modes[-1] == "live" and packet.frame.index >= 10 and pauses:
+            time.sleep(pauses.pop())
         return unmasks(packet)
 
     fake.act = staticmethod(slow)
