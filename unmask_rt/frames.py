@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from unmask_rt.align import Affine, Image, Points
 
+Mode = Literal["file", "live", "still"]
+"""How frames come: from a file that may be read ahead, live with no time to lose, or as single pictures."""
+
 FoundBy = Literal["mesh", "finder", "flow", "held"]
 """Who placed a face in a frame: the mesh, the face finder's eyes and nose, optical flow, or a filled gap."""
 
@@ -110,6 +113,7 @@ class Packet:
     Attributes:
         frame: the picture; the blend stage replaces it by the finished one.
         faces: set by the find stage.
+        cut: True where a new shot begins with this frame; set by the find stage.
         patches: set by the inpaint stage, ``strength`` by the gate.
         missed: display boxes of masked faces that were being unmasked and are lost in this frame (see ``--on-miss``).
         times: one entry for each stage passed.
@@ -120,6 +124,7 @@ class Packet:
     patches: tuple[Patch, ...] = ()
     missed: tuple[tuple[float, float, float, float], ...] = ()
     times: tuple[StageTime, ...] = field(default=())
+    cut: bool = False
 
 
 Mask = NDArray[np.uint8]

@@ -63,7 +63,8 @@ class FaceMesh:
         height, width = rgb.shape[:2]
         faces = []
         for i, landmarks in enumerate(found.face_landmarks):
-            xyz = np.array([(p.x, p.y, p.z) for p in landmarks], np.float32) * np.array([width, height, width], np.float32)
+            xyz = np.array([(p.x, p.y, p.z) for p in landmarks], np.float32)
+            xyz *= np.array([width, height, width], np.float32)
             xyz[:, :2] -= 0.5
             shapes = {c.category_name: c.score for c in found.face_blendshapes[i]} if found.face_blendshapes else {}
             faces.append(MeshFace(np.ascontiguousarray(xyz[:, :2]), xyz[:, 2].copy(), shapes))
