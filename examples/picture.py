@@ -10,16 +10,13 @@ import sys
 import numpy as np
 from PIL import Image
 
-from unmask_rt import Unmasker, UnmaskerOptions, frame_of
+from unmask_rt import Unmasker, frame_of
 
 
 def main(source: str, target: str) -> None:
     rgb = np.asarray(Image.open(source).convert("RGB"))  # uint8[H, W, 3]
-    unmasker = Unmasker(UnmaskerOptions())
-    try:
-        frame = unmasker.process(frame_of(rgb))
-    finally:
-        unmasker.close()
+    with Unmasker() as unmasker:
+        frame = unmasker.process(frame_of(rgb), mode="still")
     result = frame.video.to_ndarray(format="rgb24")  # uint8[H, W, 3]
     print(f"{np.any(result != rgb, axis=2).mean():.1%} of the pixels changed")
     Image.fromarray(result).save(target)

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import sys
 
-from unmask_rt import Unmasker, UnmaskerOptions, open_source
+from unmask_rt import Unmasker, open_source
 from unmask_rt.sinks import Provenance, open_sink
 
 
 def main(path: str, target: str) -> None:
     source = open_source(path)
-    unmasker = Unmasker(UnmaskerOptions())
-    provenance = Provenance(unmasker.model_sha256, tool="unmask-rt example")
-    sink = open_sink(target, source, provenance=provenance, overwrite=True)
-    try:
-        for frame in source:
-            sink.write(unmasker.process(frame))
-        print(f"{sink.finish().frames} frames in {target}")
-    finally:
-        sink.abort()  # does nothing after finish()
-        unmasker.close()
-        source.close()
+    with Unmasker() as unmasker:
+        provenance = Provenance(unmasker.model_sha256, tool="unmask-rt example")
+        sink = open_sink(target, source, provenance=provenance, overwrite=True)
+        try:
+            for frame in source:
+                sink.write(unmasker.process(frame))
+            print(f"{sink.finish().frames} frames in {target}")
+        finally:
+            sink.abort()  # does nothing after finish()
+            source.close()
 
 
 if __name__ == "__main__":
