@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import threading
 import time
@@ -48,6 +50,11 @@ class FakeCamera:
 
     def release(self) -> None:
         self.released.set()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def a_file(folder: Path) -> Source:
@@ -298,6 +305,19 @@ def test_sound_only(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(SourceError, match="no video stream"):
         open_source(tmp_path / "a.mp4")
+
+
+def test_a_stream_over_http(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.ts", moving_gradient(30))
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.ts")
+        assert source.info.live and source.info.frame_count is None and source.info.path is None
+        assert len(list(source)) == 30
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("spec", ["http://127.0.0.1:9/x.mp4", "rtsp://127.0.0.1:9/x", "lavfi:nosuchfilter"])

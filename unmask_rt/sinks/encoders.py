@@ -120,7 +120,7 @@ def encoder_options(codec: av.Codec, options: EncodeOptions) -> tuple[dict[str, 
             chosen["crf"] = str(int(options.crf)) if whole else str(options.crf)
         elif "cq" in private:
             chosen |= {"cq": f"{options.crf:g}", "rc": "vbr"}
-        elif codec.lossy and not codec.lossless:
+        elif codec.lossy and not codec.lossless and codec.name != "prores_ks":  # its profile says it all
             quantiser = round(min(31, max(1, options.crf / 6)))
     if codec.name == "libvpx-vp9":
         chosen |= {"row-mt": "1", "cpu-used": "5", "deadline": "good"}

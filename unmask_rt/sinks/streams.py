@@ -17,6 +17,24 @@ from unmask_rt.sources.base import SourceInfo
 
 AAC_BITS = 192_000
 _OWN_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+_ONLY = {
+    "mpegts": {
+        "mp2",
+        "mp3",
+        "mp3float",
+        "aac",
+        "aac_latm",
+        "ac3",
+        "eac3",
+        "dca",
+        "truehd",
+        "opus",
+        "dvbsub",
+        "dvb_teletext",
+    }
+}
+"""What a container really takes where FFmpeg would say yes to anything."""
+_NO_NEGATIVE = frozenset({"matroska", "webm"})
 _STREAM_KEYS = frozenset({"language", "title", "handler_name"})
 
 
@@ -90,10 +108,14 @@ class SideStreams:
             else:
                 self._notes.append(f"The attachment {name} is not copied: the output has no place for it.")
             return False
+        if name == "bin_data" and self._input.chapters():
+            return False  # how MP4 holds its chapters, which are copied as such
         if kind == "data" or stream.codec_context is None:
             self._notes.append(f"The data stream {name} is not copied.")
             return False
         try:
+            if name not in _ONLY.get(self._output.format.name, {name}):
+                raise ValueError(name)
             copy: Any = self._output.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError):
             if kind != "audio":
@@ -156,6 +178,8 @@ class SideStreams:
 
     def _write(self, packet: av.Packet[Any]) -> None:
         index = packet.stream.index
+        if packet.stream.name == "mov_text" and packet.size <= 2:
+            return  # the end of a line, which the muxer writes by itself
         if index in self._coded:
             for coded in self._coded[index].encode(packet, self._info.origin_s):
                 self._output.mux(coded)
@@ -165,6 +189,10 @@ class SideStreams:
             packet.pts -= shift
         if packet.dts is not None:
             packet.dts -= shift
+        if self._output.format.name in _NO_NEGATIVE:
+            # The muxer would move all streams, the picture too, to make room for an encoder's few lead-in samples.
+            packet.pts = None if packet.pts is None else max(0, packet.pts)
+            packet.dts = None if packet.dts is None else max(0, packet.dts)
         packet.stream = self._copied[index]
         self._output.mux(packet)
 
@@ -177,7 +205,10 @@ class _Transcoder:
         opus = self.name == "opus"
         rate = 48_000 if opus else source.codec_context.sample_rate or 48_000
         self.stream: Any = output.add_stream("libopus" if opus else "aac", rate=rate, bit_rate=AAC_BITS)
-        self.stream.codec_context.layout = source.codec_context.layout
+        layout = source.codec_context.layout
+        if "channels" in layout.name:  # raw sound does not say where its channels belong
+            layout = {1: "mono", 6: "5.1", 8: "7.1"}.get(layout.nb_channels, "stereo")
+        self.stream.codec_context.layout = layout
         self.stream.codec_context.open()
         coder = self.stream.codec_context
         self._resampler = av.AudioResampler(coder.format, coder.layout, coder.sample_rate, coder.frame_size or 1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -134,10 +135,11 @@ class VideoSink:
             )
         first = self._converted(video)
         rate = self._info.rate or Fraction(30)
-        options = {}
+        options = {"flush_packets": "1"}  # or a killed run loses what waits in the last buffer
         if self._container_name in ("mp4", "mov"):
-            # Edit lists keep B-frames from moving the start, and the finer movie clock keeps its rounding out.
-            options = {"movflags": "+hybrid_fragmented", "use_editlist": "1"}
+            # Written late, the header knows where B-frames begin: without, they move the start. The finer movie clock
+            # keeps rounding out of it.
+            options["movflags"] = "+hybrid_fragmented+delay_moov"
             options["movie_timescale"] = str(min(frame.time_base.denominator, 1_000_000))
         # mpeg4 and its kin know no clock finer than 1/65535 s, and some only whole frames.
         coarse = Fraction(1, 60_000) if frame.time_base.denominator > 65_535 else frame.time_base
@@ -229,9 +231,11 @@ class VideoSink:
         if isinstance(error, SinkError):
             return error
         reason = getattr(error, "strerror", None) or str(error)
-        return SinkError(
-            f"{self._path} cannot be written: {reason}", "Is the disk full? What was written so far is kept and plays."
-        )
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        hint = "Make room on the disk or write elsewhere." if full else "Try another container or --codec."
+        if self._frames:
+            hint += " What was written so far is kept and plays."
+        return SinkError(f"{self._path} cannot be written: {reason}", hint)
 
 
 def _check_codec(container: str, codec: av.Codec) -> None:

@@ -135,8 +135,7 @@ class VideoSource:
             if self._paced:
                 return av.open(self._name.removeprefix(PATTERN), format="lavfi")
             if self._live:
-                options = {"fflags": "nobuffer", "flags": "low_delay"}
-                return av.open(self._name, options=options, timeout=_NETWORK_TIMEOUT_S)
+                return av.open(self._name, options={"flags": "low_delay"}, timeout=_NETWORK_TIMEOUT_S)
             return av.open(str(self._path), metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             hint = (
