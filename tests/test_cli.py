@@ -23,6 +23,7 @@ from unmask_rt import cli, job
 from unmask_rt.errors import EngineError, ExtraError, ModelError
 from unmask_rt.frames import Face, Packet, Patch
 from unmask_rt.pipeline import THREAD_PREFIX
+from unmask_rt.unmasker import Unmasker
 
 HASH = "ab" * 32
 IDENTITY = np.eye(2, 3)
@@ -388,15 +389,51 @@ def test_module_runs_as_a_program() -> None:
     assert done.returncode == 2 and "usage" in done.stdout
 
 
-def test_a_stuck_thread_does_not_hold_the_process() -> None:
+@pytest.mark.parametrize("stuck", [True, False])
+def test_a_stuck_thread_does_not_take_part_in_the_exit(stuck: bool) -> None:
     code = (
-        "import sys, threading\nfrom unmask_rt import cli, pipeline\n"
-        "cli._dispatch = lambda argv: 130\n"
-        "stuck = threading.Thread(target=threading.Event().wait, name=pipeline.THREAD_PREFIX + 'find')\n"
-        "stuck.start()\nsys.argv = ['unmask-rt']\nsys.exit(cli.main())"
+        "import atexit, sys, threading\nfrom unmask_rt import cli\n"
+        "cli._dispatch = lambda argv: 130\natexit.register(print, 'ordinary exit')\n"
+        f"if {stuck}:\n    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "sys.argv = ['unmask-rt']\nsys.exit(cli.main())"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=20, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 130
+    assert ("ordinary exit" in done.stdout) is not stuck
+
+
+def test_a_plain_kill_is_answered_like_ctrl_c() -> None:
+    code = (
+        "import os, signal, sys, time\nfrom unmask_rt import cli\n"
+        "def handler(arguments, console):\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(20)\n"
+        "cli._run = handler\nsys.argv = ['unmask-rt', 'in', '-o', 'out']\nsys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "{tmp}/broken.onnx"), "unmask model"),
+        (("--model", "{tmp}/none.onnx"), "none.onnx"),
+    ],
+)
+def test_what_is_missing_or_damaged(
+    arguments: tuple[str, ...],
+    words: str,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    face_models: object,
+) -> None:
+    monkeypatch.setattr(job, "Unmasker", Unmasker)
+    (tmp_path / "broken.onnx").write_bytes(b"no model" * 100)
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert run(clip, "-o", tmp_path / "out.mp4", *given) == 3
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_models_and_doctor_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:

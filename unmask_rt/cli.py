@@ -13,13 +13,14 @@ import argparse
 import math
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unmask_rt import __version__
+from unmask_rt import __version__, native_logs
 from unmask_rt.console import Console, Verbosity
 from unmask_rt.errors import UnmaskError
 
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage leaves by SystemExit(2), as argparse has it.
     """
+    if argv is None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill, too, finalises the output
     code = _dispatch(list(sys.argv[1:] if argv is None else argv))
     if argv is None:
         _leave_stuck_threads(code)
@@ -93,15 +96,12 @@ def _dispatch(argv: list[str]) -> int:
 def _prepare_process(console: Console) -> None:
     console.start_logging()
     if console.verbosity != "verbose":
-        from unmask_rt import native_logs
-
         native_logs.quiet()
 
 
 def _leave_stuck_threads(code: int) -> None:
-    """Ends the process at once if a thread is stuck in native code: an ordinary exit would wait for it or crash."""
-    pipeline = sys.modules.get("unmask_rt.pipeline")
-    if pipeline and any(thread.name.startswith(pipeline.THREAD_PREFIX) for thread in threading.enumerate()):
+    """Ends the process at once if a thread is stuck in native code: an ordinary exit could crash when it comes back."""
+    if any(thread.daemon and thread.name != native_logs.THREAD for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -103,7 +103,7 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
     for failure in source.failures:
         console.error(failure)
     console.result(_summary(run, tally))
-    if info.kind != "picture":
+    if info.kind != "picture" and run.frames_out:
         console.result(latency_table(run.latency))
     if arguments.report is not None:
         engine = dict(unmasker.describe())

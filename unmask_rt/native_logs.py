@@ -14,10 +14,12 @@ import re
 import sys
 import threading
 
+THREAD = "native logs"
 _CHATTER = re.compile(
     rb"[IW]\d{4} "  # absl: information and warnings
     rb"|WARNING: All log messages before absl::InitializeLog"
     rb"|(INFO|VERBOSE): "  # TensorFlow Lite
+    rb"|error: XDG_RUNTIME_DIR "  # SDL, where there is no desktop
 )
 
 
@@ -37,7 +39,7 @@ def quiet() -> None:
     old = sys.stderr
     sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=old.encoding, errors=old.errors)
     faulthandler.enable(sys.stderr)  # a crash has no time to pass through the pipe
-    thread = threading.Thread(target=_forward, args=(reader, kept), name="native logs", daemon=True)
+    thread = threading.Thread(target=_forward, args=(reader, kept), name=THREAD, daemon=True)
     thread.start()
     atexit.register(_restore, kept, thread)
 
