@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,8 +60,7 @@ def test_odd_clocks_and_late_starts(tmp_path: Path, unit: Fraction, first: int) 
     scale = max(1, int(Fraction(1, 100) / unit))
     for i, tick in enumerate(ticks):
         frame = frame_of(moving_gradient(1)[0], i, 1 / unit, "yuv420p")
-        frame.video.pts = tick * scale
-        sink.write(type(frame)(frame.video, i, tick * scale, unit, 0, frame.to_display, frame.display_size))
+        sink.write(replace(frame, pts=tick * scale, time_base=unit))
     sink.finish()
     assert times(tmp_path / "out.mp4") == [t * scale * unit for t in ticks]
 
@@ -108,3 +108,16 @@ def test_a_video_that_starts_after_its_sound_stays_there(tmp_path: Path) -> None
         sink.write(frame)
     sink.finish()
     assert times(tmp_path / "out.mp4") == times(path)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
+def test_encoders_with_a_coarse_clock_round_and_say_so(tmp_path: Path, codec: str) -> None:
+    info = SourceInfo("x", "video", False, (96, 64), (96, 64), None, None, Fraction(25))
+    sink = open_sink(tmp_path / "out.mkv", FakeSource(info), encode=EncodeOptions(codec=codec, preset=None))
+    ticks = [i * 3600 + (1300 if i % 3 == 1 else 0) for i in range(20)]
+    for i, tick in enumerate(ticks):
+        frame = frame_of(moving_gradient(1)[0], i, Fraction(90_000), "yuv420p")
+        sink.write(replace(frame, pts=tick))
+    assert any("timestamps were rounded" in note for note in sink.finish().notes)
+    wrong = [abs(a - Fraction(b, 90_000)) for a, b in zip(times(tmp_path / "out.mkv"), ticks, strict=True)]
+    assert max(wrong) <= (Fraction(1, 1000) if codec == "mpeg4" else Fraction(1, 25))

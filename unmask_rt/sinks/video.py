@@ -80,6 +80,7 @@ class VideoSink:
         self._frames = 0
         self._format = ""
         self._next_key_s = Fraction(0)
+        self._unit, self._last = Fraction(1, 1000), 0
         self._report: SinkReport | None = None
 
     def write(self, frame: Frame) -> None:
@@ -160,7 +161,7 @@ class VideoSink:
                 f"{self._codec.name} cannot encode {video.width}x{video.height} {self._format}: {error}",
                 "Try another --codec.",
             )
-        self._output = output
+        self._output, self._unit = output, unit
         if self._options.audio and self._info.path is not None and self._info.kind == "video":
             self._side = SideStreams(output, self._info, self._notes)
         output.metadata.update(self._provenance.tags(output.metadata.get("comment", "")))
@@ -204,10 +205,13 @@ class VideoSink:
 
     def _prepare(self, frame: Frame) -> av.VideoFrame:
         video = self._converted(frame.video)
-        video.pts, video.time_base = frame.pts - round(self._info.origin_s / frame.time_base), frame.time_base
+        ticks = (frame.pts * frame.time_base - self._info.origin_s) / self._unit
+        # A clock that is too coarse may put two frames into one tick; encoders refuse that.
+        self._last = max(round(ticks), self._last + 1) if self._frames else round(ticks)
+        video.pts, video.time_base = self._last, self._unit
         # The decoder's picture types would be taken as orders.
         video.pict_type = int(av.video.frame.PictureType.NONE)
-        now_s = video.pts * frame.time_base
+        now_s = self._last * self._unit
         if self._frames == 0 or now_s >= self._next_key_s:
             video.pict_type = int(av.video.frame.PictureType.I)
             self._next_key_s = now_s + KEYFRAME_S - Fraction(1, 2) / (self._info.rate or 30)
