@@ -162,7 +162,7 @@ def test_a_picture_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr()
     assert "broken.png" in printed.err and "error: " in printed.err
     assert (tmp_path / "out" / "a.png").is_file() and (tmp_path / "out" / "deep" / "b.png").is_file()
-    assert "2 frames" in printed.out
+    assert "2 pictures, 2 unmasked" in printed.out
 
 
 def make_bad_inputs(tmp_path: Path, clip: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import io
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console as RichConsole
@@ -39,9 +40,20 @@ def test_streams_and_no_escape_codes(capsys: pytest.CaptureFixture[str]) -> None
     console.error("an error\nwith a hint")
     out, err = capsys.readouterr()
     assert "out.mp4 [bold]900 frames" in out
-    assert "end to end" in out and "find looks ahead" in out
+    assert "end to end" in out and "  held" in out
     assert err == "note: a note\nwarning: a warning\nerror: an error\nwith a hint\n"
     assert "\x1b" not in out + err
+
+
+def test_latency_table_fits_a_terminal_of_80_columns() -> None:
+    recorder = LatencyRecorder()
+    slow = tuple(replace(t, stage="inpaint") for t in times(0, wait=99_999, work=99_999, held=99_999))
+    recorder.add(slow, 888_888 * MS)
+    screen = io.StringIO()
+    RichConsole(file=screen, width=80).print(latency_table(recorder.report(frames=1, wall_s=1, cpu_s=1)))
+    text = screen.getvalue()
+    assert "…" not in text and text.count("99999") == 4 * 3
+    assert max(len(line) for line in text.splitlines()) <= 80 and "888888" in text
 
 
 def test_long_lines_are_not_broken(capsys: pytest.CaptureFixture[str]) -> None:

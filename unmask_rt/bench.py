@@ -205,9 +205,10 @@ def _publish(
 
 def summary_table(runs: Sequence[Measurement], ratio: float, rate: float) -> Table:
     """One column a run."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title="Bench", title_justify="left")
+    table = Table(title="Bench", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("")
     for heading in ("bare decode + encode", "unpaced", f"paced at {rate:g} fps"):
         table.add_column(heading, justify="right")

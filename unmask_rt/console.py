@@ -162,25 +162,29 @@ def clock(seconds: float) -> str:
 
 
 def latency_table(latency: LatencyReport, title: str = "") -> Table:
-    """The table of waiting and work for each stage, in milliseconds."""
+    """The table of waiting and work for each stage, in milliseconds; it fits into 80 columns.
+
+    A line "held" follows a stage that looks ahead: so long it keeps a frame after its work on it.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left")
-    table.add_column("ms")
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("ms", no_wrap=True)
     for column in ("wait p50", "p95", "p99", "max", "work p50", "p95", "p99", "max"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for stage in latency.stages:
         table.add_row(stage.stage, *_cells(stage.wait_ms), *_cells(stage.work_ms))
-        if stage.held_ms.max >= 1.0 and stage is not latency.stages[-1] and stage.held_ms.p50 >= 1.0:
-            table.add_row(f"  {stage.stage} looks ahead", *_cells(stage.held_ms), "", "", "", "")
+        if stage.held_ms.p50 >= 1.0:
+            table.add_row("  held", "", "", "", "", *_cells(stage.held_ms))
     if latency.end_to_end_ms is not None:
         table.add_section()
         table.add_row("end to end", "", "", "", "", *_cells(latency.end_to_end_ms))
     return table
 
 
-def _cells(values: Percentiles) -> tuple[str, str, str, str]:
-    return (f"{values.p50:.1f}", f"{values.p95:.1f}", f"{values.p99:.1f}", f"{values.max:.1f}")
+def _cells(values: Percentiles) -> tuple[str, ...]:
+    return tuple(f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}" for ms in (values.p50, values.p95, values.p99, values.max))
 
 
 def _rich(*, stderr: bool) -> RichConsole:

@@ -102,7 +102,7 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
         console.note(note)
     for failure in source.failures:
         console.error(failure)
-    console.result(_summary(run, tally))
+    console.result(_summary(run, tally, "picture" if info.kind == "picture" else "frame"))
     if info.kind != "picture" and run.frames_out:
         console.result(latency_table(run.latency))
     if arguments.report is not None:
@@ -129,9 +129,9 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
     return 1 if source.failures else 0
 
 
-def _summary(run: RunReport, tally: Tally) -> str:
+def _summary(run: RunReport, tally: Tally, noun: str) -> str:
     """One line: where the result is and what was done."""
-    parts = [f"{run.frames_out} frames", f"{tally.treated} unmasked"]
+    parts = [f"{run.frames_out} {noun}{'' if run.frames_out == 1 else 's'}", f"{tally.treated} unmasked"]
     if tally.missed:
         parts.append(f"{tally.missed} with a masked face lost")
     dropped = ", ".join(f"{stage} {count}" for stage, count in run.dropped.items() if count)
