@@ -30,9 +30,16 @@ def open_bank(data: Path, mode: str = "r") -> dict[str, np.ndarray]:
 
 
 def create(data: Path, count: int, variants: int) -> None:
-    """Makes empty (sparse) arrays where there are none."""
+    """Makes empty (sparse) arrays where there are none.
+
+    Raises:
+        ValueError: there is a bank, but of another number of faces or variants.
+    """
     folder = data / "bank"
     if (folder / "done.npy").exists():
+        there = np.load(folder / "done.npy", mmap_mode="r").shape
+        if there != (variants, count):
+            raise ValueError(f"{folder} holds {there[0]} masks for {there[1]} faces, wanted are {variants} for {count}; delete it")
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, shape in (("masked", (256, 256, 3)), ("alpha", (256, 256)), ("family", ()), ("done", ())):

@@ -71,7 +71,10 @@ class Head:
         self.height = max(float(np.hypot(*axis)), 1e-3)
         direction = across / max(float(np.hypot(*across)), 1e-3) + eyes / max(float(np.hypot(*eyes)), 1e-3)
         right = direction / max(float(np.hypot(*direction)), 1e-3)
-        self.rotation = np.array([right, [-right[1], right[0]]], np.float32)
+        down = np.array([-right[1], right[0]], np.float32)
+        if float(down @ axis) < 0:  # the mesh of a mirrored picture that kept its indices
+            down = -down
+        self.rotation = np.array([right, down], np.float32)
         self.origin = origin
         self.points = (mesh - origin) @ self.rotation.T / self.height
 
@@ -422,6 +425,12 @@ def polygon_alpha(polygon: Floats, shape: tuple[int, int], softness_px: float) -
     return np.asarray(cv2.GaussianBlur(alpha, (0, 0), max(softness_px, 0.3)), np.float32) / 255
 
 
+def rim_fade(shape: tuple[int, int], width_px: float) -> Floats:
+    """1 inside, falling to 0 at the edge of a rectangle: what reaches it must not end in a straight line."""
+    rows, columns = (np.minimum(np.arange(n), np.arange(n)[::-1]) / max(width_px, 1.0) for n in shape)
+    return np.minimum(np.minimum(rows[:, None], columns), 1).astype(np.float32)
+
+
 def strap_lines(head: Head, outline: Outline, kind: str, rng: Rng) -> list[Floats]:
     """Ear loops or head bands as curves in the head's frame."""
     lines = []
@@ -502,6 +511,7 @@ def draw_mask(rgb: Image, mesh: Floats, rng: Rng, family: str | None = None) -> 
     reach = head.height * float(rng.uniform(0.01, 0.045))
     shadow = cv2.GaussianBlur(body, (0, 0), max(reach, 0.5))
     shadow = cv2.warpAffine(shadow, np.float32([[1, 0, reach * rng.uniform(-0.5, 0.5)], [0, 1, reach * rng.uniform(-0.2, 0.9)]]), shape[::-1])
+    shadow = shadow * rim_fade(shape, margin)
     dark = (1 - shadow * float(rng.uniform(0.0, 0.45)) * (1 - body))[..., None]
     picture = picture * dark
 

@@ -60,8 +60,12 @@ def list_chunks(inputs: Sequence[Path], out: Path) -> list[Chunk]:
 
     Raises:
         FileNotFoundError: an input is neither a folder nor a tar.
+        ValueError: two inputs have the same name, which is what chunks and sources are told apart by.
     """
     chunks = []
+    stems = [path.stem for path in inputs]
+    if len(set(stems)) < len(stems):
+        raise ValueError(f"inputs need different names: {', '.join(sorted(s for s in set(stems) if stems.count(s) > 1))}")
     for path in inputs:
         if path.is_dir():
             names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in PICTURES)
@@ -130,7 +134,7 @@ def yaw_of(mesh: np.ndarray) -> float:
 
 def prepare_picture(mesh: FaceMesh, data: bytes) -> tuple[str, dict[str, Any]]:
     """One encoded picture to a crop; returns ("kept", arrays and figures) or (reason it was dropped, {})."""
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
         return "corrupt", {}
     rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

@@ -10,6 +10,8 @@ The noise is a fixed tile laid at the patch's place: on a still scene it stands 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -54,7 +56,7 @@ def region_of(mask_map: Image, feather: float) -> Region:
     size = mask_map.shape[0]
     hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
     count, labels = cv2.connectedComponents(hard, connectivity=8, ltype=cv2.CV_16U)
-    if count > 2:
+    if count > 1:
         core = np.bincount(labels[lower_face(size)].ravel(), minlength=count)
         core[0] = 0
         hard = (labels == int(core.argmax())).astype(np.uint8) if core.any() else np.zeros_like(hard)
@@ -111,7 +113,8 @@ def paste(picture: Image, completed: Image, region: Region, transform: Affine) -
     height, width = picture.shape[:2]
     scale = scale_of(transform)
     patch = warp_back(completed, transform, (width, height))
-    weight = np.asarray(cv2.warpAffine(region.weight, invert(transform), (width, height), flags=cv2.INTER_LINEAR), np.float32)
+    back = invert(transform)
+    weight = np.asarray(cv2.warpAffine(region.weight, back, (width, height), flags=cv2.INTER_LINEAR), np.float32)
     weight[weight < MINIMUM_WEIGHT] = 0
     detail = missing_detail(picture, patch, weight, scale)
     result = patch.astype(np.float32)
@@ -172,36 +175,41 @@ def missing_detail(picture: Image, patch: Image, weight: Weight, scale: float) -
     filled = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
     x, y, _, _ = cv2.boundingRect(solid)
     total: Weight | None = None
-    for band in range(_bands(scale)):
-        low, high = 0.5 * 2**band, 1.0 * 2**band
-        wanted, present = (_level(p, m, low, high) for p, m in ((luma, ring), (filled, solid)))
+    bands = zip(_bands(luma, scale), _bands(filled, scale), strict=True)
+    for number, (around, inside) in enumerate(bands):
+        wanted, present = _level(around, ring), _level(inside, solid)
         lacking = float(np.sqrt(max(0.0, wanted**2 - present**2)))
         if lacking < 0.25:
             continue
-        noise = _laid(_tile(band), x, y, luma.shape) * min(lacking, 12.0)
+        noise = _laid(_tile(number), x, y, luma.shape) * np.float32(min(lacking, 12.0))
         total = noise if total is None else total + noise
     return total
 
 
-def _bands(scale: float) -> int:
-    """Octaves between one picture pixel and one crop pixel, and the crop's own finest one."""
-    return 1 + max(0, round(float(np.log2(1 / max(scale, 1e-3)))))
+def _bands(luma: Weight, scale: float) -> Iterator[Weight]:
+    """Bands of detail, the finest first: octaves from a picture pixel to a crop pixel, three at least (codecs blur grain)."""
+    finer = luma
+    for number in range(max(3, 2 + round(float(np.log2(1 / max(scale, 1e-3)))))):
+        coarser = np.asarray(cv2.GaussianBlur(luma, (0, 0), 0.5 * 2**number))
+        yield finer - coarser
+        finer = coarser
 
 
-def _level(luma: Weight, where: Image, low: float, high: float) -> float:
+def _level(band: Weight, where: Image) -> float:
     """Robust standard deviation of a band of detail, of every third pixel of a region at most."""
-    band = cv2.GaussianBlur(luma, (0, 0), low) - cv2.GaussianBlur(luma, (0, 0), high)
     return 1.4826 * float(np.median(np.abs(band[where > 0][::3])))
 
 
 @functools.lru_cache(maxsize=8)
-def _tile(band: int) -> Weight:
-    """Band-limited noise of unit deviation, always the same; float32[512, 512], seamless."""
-    noise = np.random.default_rng(band).normal(size=(_TILE, _TILE)).astype(np.float32)
-    around = np.pad(noise, 64, mode="wrap")
-    low, high = 0.5 * 2**band, 1.0 * 2**band
-    filtered = (cv2.GaussianBlur(around, (0, 0), low) - cv2.GaussianBlur(around, (0, 0), high))[64:-64, 64:-64]
-    return np.asarray(filtered / filtered.std(), np.float32)
+def _tile(number: int) -> Weight:
+    """A band of noise at unit deviation, always the same; float32[512, 512], seamless.
+
+    All bands come from one noise: bands overlap, and only so do they add up to the grain that they were measured on.
+    """
+    around = np.pad(np.random.default_rng(0).normal(size=(_TILE, _TILE)).astype(np.float32), 64, mode="wrap")
+    *_, band = itertools.islice(_bands(around, 0.5**number), number + 1)
+    band = band[64:-64, 64:-64]
+    return np.asarray(band / band.std(), np.float32)
 
 
 def _laid(tile: Weight, x: int, y: int, shape: tuple[int, ...]) -> Weight:
