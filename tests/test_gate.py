@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -19,7 +20,7 @@ BLANK = np.zeros((8, 8, 3), np.uint8)
 
 
 def packet(index: int, scores: Mapping[int, float], *, rate: int = 30, cut: bool = False) -> Packet:
-    frame = Frame(VIDEO, index, index, Fraction(1, rate), 0, STRAIGHT, (16, 16))
+    frame = Frame(VIDEO, index, index, Fraction(1, rate), 0, STRAIGHT, (640, 16))
     patches = []
     for track, score in scores.items():
         face = Face(track, TEMPLATE * 16, (index, 0.0, index + 8.0, 8.0), "mesh", 1.0)
@@ -110,7 +111,7 @@ def test_pictures_are_decided_one_by_one() -> None:
 
 @pytest.mark.parametrize("mode", ["file", "live"])
 def test_a_masked_face_that_is_lost_is_reported_where_it_was(mode: Mode) -> None:
-    lost = int(MISSED_S * 30)
+    lost = int(MISSED_S * 30)  # whole frames within the time
     assert shown(mode, [0.9] * 5 + [None] * 30) == "#" * 5 + "o" * lost + " " * (30 - lost)
     out = run(mode, [packet(0, {1: 0.9}), packet(1, {1: 0.9}), packet(2, {1: 0.9}), packet(3, {})])
     assert out[3].missed == ((2.0, 0.0, 10.0, 8.0),)
@@ -119,6 +120,15 @@ def test_a_masked_face_that_is_lost_is_reported_where_it_was(mode: Mode) -> None
 @pytest.mark.parametrize("mode", ["file", "live", "still"])
 def test_a_bare_face_that_is_lost_is_no_miss(mode: Mode) -> None:
     assert shown(mode, [0.0] * 5 + [None] * 5) == "." * 5 + " " * 5
+
+
+def test_a_face_that_was_leaving_the_picture_is_no_miss() -> None:
+    def leaving(index: int) -> Packet:
+        p = packet(index, {1: 0.9})
+        face = replace(p.faces[0], box=(-2.0, 0.0, 6.0, 8.0))
+        return replace(p, faces=(face,), patches=(replace(p.patches[0], face=face),))
+
+    assert run("live", [leaving(0), leaving(1), packet(2, {})])[-1].missed == ()
 
 
 def test_a_masked_face_is_unmasked_again_when_it_returns() -> None:

@@ -19,8 +19,8 @@ SPAN_FRAMES = 3
 """Frames with a score of `ON` that make a masked span; fewer are an error of the map."""
 LOOK_AHEAD_S = 0.5
 LOOK_AHEAD_FRAMES = 30
-MISSED_S = 0.5
-"""How long a masked face that was lost is reported as missed."""
+MISSED_S = 0.25
+"""How long a masked face that was lost is reported as missed: after that nobody knows where it is."""
 
 Box = tuple[float, float, float, float]
 
@@ -102,8 +102,14 @@ class Gate:
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}
-        missed = tuple(state.box for track, state in self._states.items() if state.on and track not in present)
+        lost = [state for track, state in self._states.items() if state.on and track not in present]
+        missed = tuple(state.box for state in lost if _inside(state.box, packet.frame.display_size))
         return replace(packet, patches=tuple(patches), missed=missed)
+
+
+def _inside(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a face was wholly in view; one that was not has left the picture, and nothing is missed."""
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
 
 
 def _score(packet: Packet, track: int) -> float | None:

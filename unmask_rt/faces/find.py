@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from unmask_rt.faces.tracker import Find, OneEuro, Pose, anchors_of, box_of, mix
 from unmask_rt.faces.video import Sight, VideoLooker
 from unmask_rt.frames import Face, Mode, Packet
 
-VIDEO_PREVIEW = 960
-"""Longest side of the picture that is searched in video: against 1280 anchors differ by 0.2 % of the eyes' distance."""
+VIDEO_PREVIEW = 1280
+"""Most that the longest side of the picture searched in video may be. Larger ones are shrunk by a whole number, several
+times faster than by any other factor; at half the size anchors differ by less than 1 % of the eyes' distance."""
 STILL_PREVIEW = 1920
 MIN_FACE = 24
 """Display pixels from forehead to chin below which a face is left alone."""
@@ -76,7 +78,7 @@ class FindStage:
         """Takes the next packet; returns those whose faces are settled, oldest first."""
         if isinstance(self._looker, StillLooker):
             return [self._still(self._looker, packet)]
-        rgb, shrink = planes.preview(packet.frame, VIDEO_PREVIEW)
+        rgb, shrink = planes.preview(packet.frame, _preview_side(max(packet.frame.display_size)))
         grey = grey_of(rgb)
         sights, cut = self._looker(rgb, grey, packet.frame.time_s, MIN_SIDE * shrink)
         self._waiting.append(_Waiting(packet, grey, 1 / shrink, cut, dict(sights)))
@@ -174,6 +176,10 @@ class FindStage:
             pose = self._filters[i](sight.find.pose, waiting.packet.frame.time_s)
             faces.append(_face(i, sight.find, pose, waiting.scale))
         return replace(waiting.packet, faces=tuple(faces), cut=waiting.cut)
+
+
+def _preview_side(longest: int) -> int:
+    return round(longest / math.ceil(longest / VIDEO_PREVIEW))
 
 
 def _face(track: int, find: Find, pose: Pose, scale: float) -> Face:

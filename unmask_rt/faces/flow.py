@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from unmask_rt.align import Affine, Image, apply, compose, invert, warp
+from unmask_rt.align import Image, apply, compose, invert
 from unmask_rt.faces.tracker import Pose, moved, to_picture
+from unmask_rt.faces.window import cut, window_of
 
 FACE = 112
 """Pixels of the canonical crop's side in the pictures that flow compares: near and far faces look alike to it."""
@@ -49,8 +50,8 @@ def follow(before: Image, after: Image, pose: Pose) -> Pose | None:
     Returns:
         Its pose in ``after``, or None if too few points agree.
     """
-    to_window = _window(pose)
-    first, second = warp(before, to_window, WINDOW), warp(after, to_window, WINDOW)
+    to_window = window_of(pose, WINDOW, WINDOW / FACE)
+    first, second = cut(before, to_window, WINDOW), cut(after, to_window, WINDOW)
     mask = np.zeros_like(first)
     mask[_REGION] = 255
     start = cv2.goodFeaturesToTrack(first, 48, 0.01, 4, mask=mask, blockSize=5)
@@ -73,7 +74,8 @@ def follow(before: Image, after: Image, pose: Pose) -> Pose | None:
     eyes = apply(to_picture(target), np.array([[0.0, -0.155]], np.float32))[0]
     if not (0 <= eyes[0] < width and 0 <= eyes[1] < height):
         return None
-    if likeness(first, warp(after, _window(target), WINDOW)) < MIN_LIKENESS:
+    undone = cv2.warpAffine(second, np.asarray(motion), (WINDOW, WINDOW), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    if likeness(first, np.asarray(undone)) < MIN_LIKENESS:
         return None
     return target
 
@@ -82,8 +84,3 @@ def likeness(first: Image, second: Image) -> float:
     """Normalised correlation of brows, eyes and forehead of two aligned windows, -1..1."""
     return float(cv2.matchTemplate(first[_REGION], second[_REGION], cv2.TM_CCOEFF_NORMED)[0, 0])
 
-
-def _window(pose: Pose) -> Affine:
-    """Affine from the picture to the upright window around a face."""
-    centre = (WINDOW - 1) / 2
-    return compose(np.array([[FACE, 0.0, centre], [0.0, FACE, centre]]), invert(to_picture(pose)))

@@ -10,18 +10,16 @@ import numpy as np
 
 from unmask_rt.align import (
     MESH_ANCHORS,
-    Affine,
     Image,
     anchors_from_transform,
     apply,
     coarse_crop_transform,
-    compose,
     invert,
-    warp,
 )
 from unmask_rt.faces.centerface import CenterFace, FoundFace
 from unmask_rt.faces.mesh import FaceMesh, MeshFace
-from unmask_rt.faces.tracker import CONVINCING, Find, Pose, anchors_of, distance, pose_of, side_of, to_picture
+from unmask_rt.faces.tracker import CONVINCING, Find, Pose, anchors_of, distance, pose_of, side_of
+from unmask_rt.faces.window import cut, window_of
 
 WINDOW = 192
 """Side of the upright picture that the mesh looks at when it is shown where the face is."""
@@ -106,8 +104,8 @@ def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[floa
         The first mesh that agrees with ``expected``, in pixels of ``rgb``, or None.
     """
     for zoom in zooms:
-        to_window = _window(expected, WINDOW, zoom)
-        for face in mesh(warp(rgb, to_window, WINDOW)):
+        to_window = window_of(expected, WINDOW, zoom)
+        for face in mesh(cut(rgb, to_window, WINDOW)):
             points = apply(invert(to_window), face.points)
             find = mesh_find(MeshFace(points, face.depth, face.blendshapes))
             if find is not None and distance(find.pose, expected) < SAME:
@@ -118,19 +116,14 @@ def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[floa
 def is_face(finder: CenterFace, rgb: Image, find: Find) -> bool:
     """Whether CenterFace still sees a face when it is shown the place upright, at a size it knows well."""
     for zoom in CHECK_ZOOMS:
-        to_window = _window(find.pose, CHECK_WINDOW, zoom)
-        for face in finder(warp(rgb, to_window, CHECK_WINDOW), CHECK_WINDOW):
+        to_window = window_of(find.pose, CHECK_WINDOW, zoom)
+        for face in finder(cut(rgb, to_window, CHECK_WINDOW), CHECK_WINDOW):
             again = finder_find(face)
             if again is not None and again.confidence >= CHECK_SCORE:
                 pose = pose_of(apply(invert(to_window), anchors_of(again.pose)))
                 if distance(pose, find.pose) < SAME:
                     return True
     return False
-
-
-def _window(pose: Pose, size: int, zoom: float) -> Affine:
-    centre, side = (size - 1) / 2, size / zoom
-    return compose(np.array([[side, 0.0, centre], [0.0, side, centre]]), invert(to_picture(pose)))
 
 
 def grey_of(rgb: Image) -> Image:

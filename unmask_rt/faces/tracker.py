@@ -270,7 +270,9 @@ class CutDetector:
 
     def __call__(self, grey: Image) -> bool:
         """True if ``grey``, uint8[H, W], belongs to another shot than the picture before it."""
-        thumb = np.asarray(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
+        step = max(1, min(grey.shape) // 128)
+        thin = np.ascontiguousarray(grey[::step, ::step])
+        thumb = np.asarray(cv2.resize(thin, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
         last, self._last = self._last, thumb
         if last is None:
             return False

@@ -54,7 +54,6 @@ class VideoLooker:
         self._mesh = FaceMesh(face_model, max_faces=1, video=True)
         self._close_up = FaceMesh(face_model, max_faces=1, video=False)
         self._finder = CenterFace(finder_model)
-        self._max_faces = max_faces
         self._is_cut = CutDetector()
         self._before: Image | None = None
         self._visible: dict[int, Sight] = {}
@@ -140,7 +139,7 @@ class VideoLooker:
             return self._idle_frames >= AGAIN_FRAMES
         if missing or not sights:
             return self._idle_frames >= SEARCH_FRAMES
-        return len(sights) < self._max_faces and self._idle_frames >= WATCH_FRAMES
+        return self._idle_frames >= WATCH_FRAMES
 
     def _search(
         self, rgb: Image, time_s: float, min_side: float, sights: dict[int, Sight], carried: dict[int, Pose]
