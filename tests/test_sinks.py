@@ -221,6 +221,14 @@ def test_every_encoder_that_opens_encodes(tmp_path: Path) -> None:
         assert error.mean() < 12, name
 
 
+def test_no_encoder_leaves_a_thread_on_real_time_priority() -> None:
+    if not hasattr(os, "sched_getscheduler"):
+        pytest.skip("no scheduling classes on this system")
+    available_encoders()
+    for task in Path("/proc/self/task").iterdir():
+        assert os.sched_getscheduler(int(task.name)) == os.SCHED_OTHER
+
+
 def test_hardware_that_is_not_there(tmp_path: Path) -> None:
     missing = [name for name, reason in available_encoders().items() if reason]
     if not missing:

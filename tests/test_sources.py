@@ -311,13 +311,15 @@ def test_a_stream_over_http(tmp_path: Path) -> None:
     write_video(tmp_path / "a.ts", moving_gradient(30))
     handler = functools.partial(QuietHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.ts")
-        assert source.info.live and source.info.frame_count is None and source.info.path is None
-        assert len(list(source)) == 30
-        server.shutdown()
-        thread.join()
+        try:
+            source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.ts")
+            assert source.info.live and source.info.frame_count is None and source.info.path is None
+            assert len(list(source)) == 30
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("spec", ["http://127.0.0.1:9/x.mp4", "rtsp://127.0.0.1:9/x", "lavfi:nosuchfilter"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.codec.codec import UnknownCodecError, find_best_pix_fmt_of_list
@@ -152,6 +155,31 @@ def _is_encoder(name: str) -> bool:
     return True
 
 
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undoes what SVT-AV1 does to root's processes: it puts the thread that opens it, and its own, on real-time priority.
+
+    There they starve the rest of the pipeline, and the machine. Threads that were real-time before stay so.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before = {thread for thread in _threads() if os.sched_getscheduler(thread) != os.SCHED_OTHER}
+    try:
+        yield
+    finally:
+        for thread in _threads() - before:
+            with suppress(OSError):  # it may have ended
+                if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _threads() -> set[int]:
+    """Ids of this process's threads as the kernel knows them (Linux; elsewhere the calling thread alone)."""
+    tasks = Path("/proc/self/task")
+    return {int(task.name) for task in tasks.iterdir()} if tasks.is_dir() else {0}
+
+
 def _probe(codec: av.Codec) -> str:
     """ "" if the encoder opens, else why it does not."""
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes a page of settings to stderr otherwise
@@ -162,7 +190,8 @@ def _probe(codec: av.Codec) -> str:
     if codec.name == "libx265":
         context.options = {"x265-params": "log-level=error"}
     try:
-        context.open()
+        with ordinary_priority():
+            context.open()
     except (av.FFmpegError, OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""

@@ -194,7 +194,8 @@ class VideoSink:
                 self._notes.append(f"{self._container_name} keeps no rotation: the picture lies on its side.")
         if self._container_name in ("mp4", "mov") and self._codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"  # what QuickTime plays; FFmpeg's own choice is hev1
-        context.open()
+        with encoders.ordinary_priority():
+            context.open()
         return stream
 
     def _converted(self, video: av.VideoFrame) -> av.VideoFrame:
