@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from unmask_rt.errors import UsageError
+from unmask_rt.errors import ExtraError, UsageError
 
 if TYPE_CHECKING:
     from engines.base import Engine
@@ -36,5 +36,9 @@ def open_engine(name: str, model: bytes, *, threads: int = 1) -> Engine:
     if name not in BACKENDS:
         raise UsageError(f"there is no engine {name!r}", f"Choose one of: auto, {', '.join(BACKENDS)}.")
     module, _, attribute = BACKENDS[name].partition(":")
-    factory: Callable[..., Engine] = getattr(import_module(module), attribute)
-    return factory(model, threads=threads)
+    try:
+        factory: Callable[..., Engine] = getattr(import_module(module), attribute)
+        return factory(model, threads=threads)
+    except ImportError as error:
+        hint = "Install it (`unmask-rt doctor` says what is missing), or choose another --engine."
+        raise ExtraError(f"the engine {name!r} cannot be used here: {error}", hint) from error
