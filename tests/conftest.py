@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from unmask_rt import models, sample
+
+if TYPE_CHECKING:
+    from tests.trainer_media import TinySet
 
 
 class FaceModels(NamedTuple):
@@ -46,3 +49,11 @@ def masked_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second of the built-in clip with a mask and with sound, 640x360 at 15 a second; do not change it."""
     path = tmp_path_factory.mktemp("clip") / "masked.mp4"
     return sample.builtin_clip(path, seconds=1.0, size=(640, 360), rate=15)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory, face_models: FaceModels) -> TinySet:
+    """A dozen prepared faces with a bank of masks, for the trainer; do not change it."""
+    from tests.trainer_media import make_set
+
+    return make_set(tmp_path_factory.mktemp("trainer"), face_models.face)

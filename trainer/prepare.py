@@ -262,7 +262,8 @@ def prepare(inputs: Sequence[Path], out: Path, face_model: bytes, *, workers: in
     (out / "chunks").mkdir(parents=True, exist_ok=True)
     chunks = list_chunks(inputs, out)
     todo = [(c, face_model) for c in chunks if not Path(c.out).exists()]
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
-        for _ in track(pool.imap_unordered(work, todo), total=len(todo), description="prepare"):
-            pass
+    if todo:
+        with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
+            for _ in track(pool.imap_unordered(work, todo), total=len(todo), description="prepare"):
+                pass
     return assemble(chunks, out)
