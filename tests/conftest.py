@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,12 @@ from unmask_rt import models, sample
 
 if TYPE_CHECKING:
     from tests.trainer_media import TinySet
+
+
+def pytest_configure() -> None:
+    """Programs started in the background ignore Ctrl-C; the tests that press it need it to arrive."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class FaceModels(NamedTuple):
