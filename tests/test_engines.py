@@ -106,7 +106,7 @@ def test_damaged_bytes_are_a_model_error(data: bytes) -> None:
 
 
 def test_a_foreign_model_is_refused() -> None:
-    with pytest.raises(ModelError, match="metadata") as caught:
+    with pytest.raises(ModelError, match="no metadata of ours") as caught:
         open_engine("auto", tiny_model({"author": "somebody"}))
     assert caught.value.hint
 

@@ -65,6 +65,7 @@ def test_ssim_loss_is_zero_for_equal_pictures(face: Tensor) -> None:
 
 def test_ssim_loss_follows_scikit_image(face: Tensor) -> None:
     worse = [noisy(face, d) for d in (0.02, 0.05, 0.1, 0.2)]
+    worse += [face * 0.8 + 0.15, face * 1.4 - 0.3]
     worse += [torch.nn.functional.avg_pool2d(face, k, 1, k // 2) for k in (3, 9)]
     ours = [strided_ssim(p, face, ones_like(face)).item() for p in worse]
     theirs = []

@@ -123,7 +123,7 @@ def test_a_face_that_lies_on_its_side_wears_it_too(astronaut: Image, family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shadow_fades_out_and_does_not_stop_at_a_line(family: str) -> None:
     grey = np.full((512, 512, 3), 200, np.uint8)
-    for seed in range(12):
+    for seed in (55, 74, 92, 116, 146):  # those whose shadows reach far
         masked, alpha = draw(grey, MESH, seed, family)
         shadow = (200 - masked.min(2).astype(int)) * (alpha == 0)
         rows, columns = np.where(masked.min(2) != 200)
