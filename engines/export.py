@@ -1,6 +1,6 @@
 """From trained networks to one ONNX file with its metadata inside. Needs torch and onnx (extra ``train``).
 
-    python -m engines.export --map runs/map --edit runs/edit -o unmask_rt/assets/unmask-256.onnx
+    python -m engines.export --map runs/map --edit runs/edit -o unmask_rt/assets/unmask-256.onnx --bundle
 
 Weights are stored in FP16 and cast when the file is loaded: half the size, computed in FP32 all the same.
 """
@@ -8,7 +8,9 @@ Weights are stored in FP16 and cast when the file is loaded: half the size, comp
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 import warnings
 from pathlib import Path
 
@@ -76,12 +78,20 @@ def export(model: Unmask, out: Path, spec: ModelSpec) -> None:
     out.write_bytes(graph.SerializeToString(deterministic=True))
 
 
+def register(path: Path, spec: ModelSpec) -> None:
+    """Writes the index of bundled models beside the one that ships."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    index = {spec.name: {"file": path.name, "sha256": digest, "licence": spec.licence}}
+    path.with_name("models.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--map", type=Path, required=True, help="run folder of the map module")
     parser.add_argument("--edit", type=Path, required=True, help="run folder of the editing module")
     parser.add_argument("--name", default="unmask-256")
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--bundle", action="store_true", help="make it the package's default: write models.json beside it")
     arguments = parser.parse_args()
     map_net, edit_net = MapNet(), EditNet()
     map_meta, edit_meta = load_average(arguments.map, map_net), load_average(arguments.edit, edit_net)
@@ -94,6 +104,8 @@ def main() -> None:
         trained=f"map {map_meta['step']} steps, editing {edit_meta['step']} steps of 16 pictures",
     )
     export(Unmask(map_net, edit_net), arguments.out, spec)
+    if arguments.bundle:
+        register(arguments.out, spec)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -69,21 +69,29 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         augment: False gives the rows of the split in order, unaltered.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
         size: side of the samples, 256 or less.
+        real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
+        real_share: share of samples that come from there.
     """
 
     def __init__(self, data: Path, split: str, seed: int, sources: Mapping[str, float], *, augment: bool = True, bare: float = 0.0,
-                 size: int = SIZE) -> None:  # fmt: skip
+                 size: int = SIZE, real: Path | None = None, real_share: float = 0.0) -> None:  # fmt: skip
         self.data, self.seed, self.augment, self.bare, self.size = data, seed, augment, bare, size
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
         self.cumulated = np.cumsum(sampling_weights(records, split, sources))
+        self.real, self.real_share = real, real_share if real is not None else 0.0
         self.arrays: dict[str, np.ndarray] | None = None
 
     def _open(self) -> dict[str, np.ndarray]:
         if self.arrays is None:
             cv2.setNumThreads(1)
             plain = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
-            self.arrays = plain | open_bank(self.data)
+            bank = open_bank(self.data)
+            if not bank["done"][:, self.rows].any():
+                raise ValueError(f"no mask has been drawn yet for these faces in {self.data / 'bank'}; draw the bank first")
+            self.arrays = plain | bank
+            if self.real is not None:
+                self.arrays |= {f"real_{n}": np.load(self.real / f"{n}.npy", mmap_mode="r") for n in ("crops", "alpha", "weight")}
         return self.arrays
 
     def __len__(self) -> int:
@@ -92,6 +100,11 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
     def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
         arrays = self._open()
         rng = np.random.default_rng([self.seed, number])
+        if rng.random() < self.real_share:
+            row = int(rng.integers(len(arrays["real_crops"])))
+            crop, alpha, weight = (np.asarray(arrays[f"real_{n}"][row]) for n in ("crops", "alpha", "weight"))
+            masked, truth, alpha, weight = self._augment(crop, crop, alpha, weight, rng)
+            return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], weight[None]
         variants = len(arrays["done"])
         if self.augment:
             row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))

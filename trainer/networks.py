@@ -74,6 +74,18 @@ class Place(nn.Module):
         return x + self.bias
 
 
+def unshuffle_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution of 2x2 pixels unshuffled into channels: (B, C, H, W) -> (B, O, H/2, W/2); weight (O, 4 C, 3, 3).
+
+    Exported as the same thing in one operator, a 6x6 convolution of stride 2: engines move memory slower than they
+    multiply.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return F.conv2d(F.pixel_unshuffle(x, 2), weight, bias, padding=1)
+    wide = weight.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)  # (O, C, 6, 6)
+    return F.conv2d(x, wide, bias, stride=2, padding=2)
+
+
 def up2(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
@@ -133,7 +145,7 @@ class InnerNet(nn.Module):
         self.head = quiet(conv(b, 12), 0.3)
 
     def forward(self, x: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, H) in -1..1, (B, 1, H, H)
-        x = self.first(self.stem(F.pixel_unshuffle(torch.cat([x, hole], 1), 2)))  # (B, b, H/2, H/2)
+        x = self.first(unshuffle_conv(torch.cat([x, hole], 1), self.stem.weight, self.stem.bias))  # (B, b, H/2, H/2)
         skips = []
         for down, encode in zip(self.down, self.encode, strict=True):
             skips.append(x)  # (B, b, H/2, H/2) down to (B, e, H/16, H/16)
@@ -155,7 +167,9 @@ class OuterNet(nn.Module):
         self.head = quiet(conv(width, 12), 0.05)
 
     def forward(self, x: Tensor, hole: Tensor, coarse: Tensor, features: Tensor) -> Tensor:  # (B, 3, S, S), (B, 1, S/2, S/2)
-        y = self.stem(torch.cat([F.pixel_unshuffle(x, 2), hole], 1)) + F.pixel_shuffle(self.grow(features), 2)  # (B, width, S/2, S/2)
+        weight = self.stem.weight  # (width, 12 for the unshuffled crop + 1 for the hole, 3, 3)
+        y = unshuffle_conv(x, weight[:, :12], self.stem.bias) + F.conv2d(hole, weight[:, 12:], padding=1)
+        y = y + F.pixel_shuffle(self.grow(features), 2)  # (B, width, S/2, S/2)
         detail = F.pixel_shuffle(self.head(F.leaky_relu(self.body(F.leaky_relu(y, 0.2)), 0.2)), 2)
         return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + detail  # (B, 3, S, S)
 

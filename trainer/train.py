@@ -133,14 +133,14 @@ class MapTrainer:
     def step(self, batch: Batch, progress: float) -> dict[str, float]:
         x, _, alpha, valid = batch.floats()
         logits = self.network(x)
-        loss = losses.map_loss(logits, alpha, valid * 0.8 + 0.2)
+        loss = losses.map_loss(logits, alpha, valid)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.preset["clip"]))
         self.optimizer.step()
         found, hole = logits.detach() > 0, alpha > 0.5
         iou = (found & hole).sum() / (found | hole).sum().clamp(min=1)
-        return {"loss": float(loss), "iou": float(iou), "norm": norm}
+        return {"loss": float(loss.detach()), "iou": float(iou), "norm": norm}
 
     @torch.no_grad()
     def sheet(self, network: nn.Module, batch: Batch) -> np.ndarray:
@@ -172,7 +172,7 @@ def learning_rate_at(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(late, 1.0)))))
 
 
-def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resume: bool, start: Path | None = None, workers: int = 1) -> None:
+def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resume: bool, start: Path | None = None, real: Path | None = None, workers: int = 1) -> None:
     """Runs a preset for so many minutes (of all its parts together), from scratch or from another run's averaged weights."""
     torch.manual_seed(preset["seed"])
     run.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resu
         average.load_state_dict(stored["average"])
         step, spent = stored["meta"]["step"], stored["meta"]["seconds"]
     size = preset["batch"]
-    dataset = Faces(data, "train", preset["seed"], preset["sources"], bare=preset.get("bare", 0.0), size=preset["size"])
+    dataset = Faces(data, "train", preset["seed"], preset["sources"], bare=preset.get("bare", 0.0), size=preset["size"], real=real, real_share=preset.get("real_share", 0.0))
     fixed_set = Faces(data, "validation", 0, preset["sources"], augment=False, size=preset["size"])
     fixed = Batch(*(torch.from_numpy(np.stack(a)) for a in zip(*(fixed_set[i * 37] for i in range(12)), strict=True)))
     base = {"optimizer": preset["learning_rate"], "critic": preset.get("discriminator_learning_rate", 0.0)}
@@ -243,10 +243,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--start", type=Path, help="run folder whose weights to begin with")
+    parser.add_argument("--real", type=Path, help="folder of pseudo labels, for the map module")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(load_preset(arguments.preset), arguments.data, arguments.run, minutes=arguments.minutes, resume=arguments.resume, start=arguments.start)
+    train(load_preset(arguments.preset), arguments.data, arguments.run, minutes=arguments.minutes, resume=arguments.resume, start=arguments.start, real=arguments.real)
 
 
 if __name__ == "__main__":

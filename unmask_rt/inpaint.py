@@ -1,0 +1,56 @@
+"""The inpaint stage: cuts the aligned crop of each face and lets the engine complete it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from engines.base import Engine
+from unmask_rt import align, planes
+from unmask_rt.align import Affine, Image
+from unmask_rt.blend import mask_score
+from unmask_rt.frames import Face, Frame, Packet, Patch
+
+
+class InpaintStage:
+    """Faces to patches. The engine belongs to whoever made the stage; closing the stage leaves it open."""
+
+    name = "inpaint"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._size = engine.spec.crop_size
+        self._template = np.array(engine.spec.template, np.float32)
+
+    def __call__(self, packet: Packet) -> Sequence[Packet]:
+        """Completes every face of a frame; one engine call a face, as engines have fixed shapes."""
+        patches = []
+        for face in packet.faces:
+            cutting = self._cut(packet.frame, face)
+            if cutting is None:
+                continue
+            crop, transform = cutting
+            completed, mask_map = self._engine(crop[None])
+            patches.append(Patch(face, transform, crop, completed[0], mask_map[0], mask_score(mask_map[0])))
+        return [replace(packet, patches=tuple(patches))]
+
+    def flush(self) -> Sequence[Packet]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+    def _cut(self, frame: Frame, face: Face) -> tuple[Image, Affine] | None:
+        """The crop and its transform from coded pixels; None for a face that lies outside the picture."""
+        to_crop = align.crop_transform(face.anchors, self._size, self._template)
+        transform = align.compose(to_crop, frame.to_display)
+        edges = align.corners(transform, self._size)
+        low, high = edges.min(0), edges.max(0)
+        rect = planes.align_rect(frame.video, (float(low[0]), float(low[1]), float(high[0]) + 1, float(high[1]) + 1))
+        if rect[2] - rect[0] < 4 or rect[3] - rect[1] < 4:
+            return None
+        rgb = planes.read_rgb(frame.video, rect)
+        shift = np.array([[1.0, 0.0, rect[0]], [0.0, 1.0, rect[1]]])
+        return align.warp(rgb, align.compose(transform, shift), self._size), transform

@@ -1,0 +1,156 @@
+"""The blend stage: what the viewer finally sees, by gate, miss policy and view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+
+from unmask_rt import align, blend, planes
+from unmask_rt.align import Image
+from unmask_rt.errors import UsageError
+from unmask_rt.frames import Frame, Packet, Patch
+from unmask_rt.gate import Gate, Mode
+
+OnMiss = Literal["pass", "hold", "blur"]
+Box = tuple[float, float, float, float]
+
+
+class BlendStage:
+    """Patches into the frame.
+
+    Args:
+        mode: how the gate decides ("file" looks ahead, "live" does not, "still" takes each frame alone).
+        feather: width of the soft edge as a share of the crop's side.
+        on_miss: what a masked face shows that was lost: the frame as it is, its last patch, or a blur.
+        view: a key of `VIEWS`.
+    """
+
+    name = "blend"
+
+    def __init__(self, mode: Mode, *, feather: float, on_miss: OnMiss, view: str) -> None:
+        if view not in VIEWS:
+            raise UsageError(f"there is no view {view!r}", f"Choose one of: {', '.join(VIEWS)}.")
+        self._gate = Gate(mode)
+        self._feather = feather
+        self._on_miss = on_miss
+        self._view = VIEWS[view]
+        self._last: dict[int, Patch] = {}
+
+    def __call__(self, packet: Packet) -> Sequence[Packet]:
+        return [self._show(ready) for ready in self._gate.push(packet)]
+
+    def flush(self) -> Sequence[Packet]:
+        return [self._show(ready) for ready in self._gate.flush()]
+
+    def close(self) -> None:
+        self._last.clear()
+
+    def _show(self, packet: Packet) -> Packet:
+        frame = packet.frame
+        for patch in packet.patches:
+            if patch.strength > 0:
+                frame = put(frame, patch, self._feather)
+                self._last[patch.face.track] = patch
+        for box in packet.missed:
+            if self._on_miss == "hold":
+                held = next((p for p in self._last.values() if p.face.box == box), None)
+                frame = put(frame, held, self._feather) if held is not None else frame
+            elif self._on_miss == "blur":
+                frame = blur(frame, box)
+        here = {patch.face.track for patch in packet.patches}
+        self._last = {i: p for i, p in self._last.items() if i in here or p.face.box in packet.missed}
+        return replace(packet, frame=self._view(packet, frame))
+
+
+def put(frame: Frame, patch: Patch, feather: float) -> Frame:
+    """The frame with one patch blended in; everything outside its edge stays as decoded."""
+    region = blend.region_of(patch.map, feather)
+    if region.bounds is None:
+        return frame
+    rect = planes.align_rect(frame.video, blend.bounds_in_picture(patch.transform, region.bounds))
+    if rect[2] - rect[0] < 2 or rect[3] - rect[1] < 2:
+        return frame
+    if patch.strength < 1:
+        region = replace(region, weight=region.weight * np.float32(patch.strength))
+    before = planes.read_rgb(frame.video, rect)
+    shift = np.array([[1.0, 0.0, rect[0]], [0.0, 1.0, rect[1]]])
+    after, touched = blend.paste(before, patch.completed, region, align.compose(patch.transform, shift))
+    return planes.write_rgb(frame, rect, before, after, touched)
+
+
+def blur(frame: Frame, box: Box) -> Frame:
+    """The frame with a box (display pixels) blurred beyond recognition."""
+    to_coded = align.invert(frame.to_display)
+    edges = align.apply(to_coded, np.array([box[:2], box[2:]], np.float32))
+    low, high = edges.min(0), edges.max(0)
+    rect = planes.align_rect(frame.video, (float(low[0]), float(low[1]), float(high[0]) + 1, float(high[1]) + 1))
+    if rect[2] - rect[0] < 2 or rect[3] - rect[1] < 2:
+        return frame
+    before = planes.read_rgb(frame.video, rect)
+    small = cv2.resize(before, (8, 8), interpolation=cv2.INTER_AREA)
+    after = np.asarray(cv2.resize(small, before.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+    return planes.write_rgb(frame, rect, before, after, np.full(before.shape[:2], 255, np.uint8))
+
+
+def _upright(frame: Frame) -> Image:
+    return planes.preview(frame, max(frame.display_size))[0]
+
+
+def _picture(frame: Frame, rgb: Image) -> Frame:
+    """A frame of a new picture at the time of another one: 4:2:0 where a video's was YUV, as players expect it."""
+    video = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    if not frame.video.format.is_rgb and rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0:
+        video = planes.convert(video, "yuv420p")
+    video.pts, video.time_base = frame.pts, frame.time_base
+    identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    return replace(frame, video=video, to_display=identity, display_size=(rgb.shape[1], rgb.shape[0]))
+
+
+def _result(packet: Packet, done: Frame) -> Frame:
+    return done
+
+
+def _side_by_side(packet: Packet, done: Frame) -> Frame:
+    return _picture(done, np.hstack([_upright(packet.frame), _upright(done)]))
+
+
+def _difference(packet: Packet, done: Frame) -> Frame:
+    change = cv2.absdiff(_upright(packet.frame), _upright(done))
+    return _picture(done, np.asarray(cv2.convertScaleAbs(change, alpha=4)))
+
+
+def _mask(packet: Packet, done: Frame) -> Frame:
+    """The input with boxes, anchors, who found the face, the map and the gate's decision drawn in."""
+    rgb = _upright(packet.frame).copy()
+    thick = max(1, round(rgb.shape[0] / 500))
+    for patch in packet.patches:
+        to_crop = align.compose(patch.transform, align.invert(packet.frame.to_display))
+        cover = cv2.warpAffine(patch.map, align.invert(to_crop), rgb.shape[1::-1])
+        share = (cover.astype(np.float32) / 255 * 0.55)[..., None]
+        colour = np.array([255, 40, 40] if patch.strength > 0 else [255, 200, 0], np.float32)
+        rgb = np.clip(rgb + (colour - rgb) * share, 0, 255).astype(np.uint8)
+        text = f"#{patch.face.track} {patch.face.found_by} {patch.face.confidence:.2f} mask {patch.score:.2f}"
+        x0, y0, x1, y1 = (round(v) for v in patch.face.box)
+        cv2.rectangle(rgb, (x0, y0), (x1, y1), (40, 255, 40), thick, cv2.LINE_AA)
+        place = (x0, max(12, y0 - 6))
+        cv2.putText(rgb, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * thick, (40, 255, 40), thick, cv2.LINE_AA)
+        for x, y in patch.face.anchors:
+            cv2.circle(rgb, (round(float(x)), round(float(y))), 1 + thick, (40, 200, 255), -1, cv2.LINE_AA)
+    for box in packet.missed:
+        x0, y0, x1, y1 = (round(v) for v in box)
+        cv2.rectangle(rgb, (x0, y0), (x1, y1), (255, 0, 0), thick, cv2.LINE_AA)
+    return _picture(done, rgb)
+
+
+VIEWS: dict[str, Callable[[Packet, Frame], Frame]] = {
+    "result": _result,
+    "side-by-side": _side_by_side,
+    "mask": _mask,
+    "difference": _difference,
+}
+"""Name on the command line -> what makes the shown frame from the packet and the finished frame."""

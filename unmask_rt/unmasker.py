@@ -1,0 +1,117 @@
+"""The whole way of a frame without threads: find, inpaint, blend.
+
+    with Unmasker() as unmasker:
+        finished = unmasker.process(frame)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engines import open_engine
+from unmask_rt import models
+from unmask_rt.faces.find import FindStage
+from unmask_rt.frames import Frame, Mode, Packet
+from unmask_rt.inpaint import InpaintStage
+from unmask_rt.show import BlendStage, OnMiss
+
+if TYPE_CHECKING:
+    from unmask_rt.pipeline import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskerOptions:
+    """How faces are unmasked.
+
+    Attributes:
+        engine: name of the backend that runs the network, or "auto".
+        threads: threads inside one call of the engine; 0 takes half of the processor's, at most four.
+        model: another unmask model than the bundled one.
+        face_model: a local copy of ``face_landmarker.task``.
+        finder_model: a local copy of ``centerface.onnx``.
+        max_faces: at most so many faces a frame, the largest ones.
+        feather: width of the soft edge as a share of the crop's side.
+        on_miss: what a masked face shows that was lost: the frame as it is, its last patch, or a blur.
+        view: "result", "side-by-side", "mask" or "difference".
+    """
+
+    engine: str = "auto"
+    threads: int = 0
+    model: Path | None = None
+    face_model: Path | None = None
+    finder_model: Path | None = None
+    max_faces: int = 4
+    feather: float = 0.015
+    on_miss: OnMiss = "pass"
+    view: str = "result"
+
+
+class Unmasker:
+    """Takes masks off faces.
+
+    Raises:
+        ModelError: a model is missing, damaged or foreign.
+        ExtraError: the engine is not installed or not usable here.
+        UsageError: an option does not exist.
+    """
+
+    def __init__(self, options: UnmaskerOptions | None = None) -> None:
+        self.options = options or UnmaskerOptions()
+        model, self.model_sha256 = models.load_unmask_model(self.options.model)
+        self._face_model = models.load_face_model(self.options.face_model)
+        self._finder_model = models.load_finder_model(self.options.finder_model)
+        threads = self.options.threads or min(4, max(1, (os.cpu_count() or 1) // 2))
+        self._engine = open_engine(self.options.engine, model, threads=threads)
+        self._made: dict[Mode, list[Stage]] = {}
+
+    def stages(self, mode: Mode) -> list[Stage]:
+        """New stages find, inpaint and blend, for one source; whoever takes them closes them.
+
+        Args:
+            mode: "file" looks ahead up to a second, "live" never waits, "still" takes each frame for a picture.
+        """
+        o = self.options
+        return [
+            FindStage(self._face_model, self._finder_model, max_faces=o.max_faces, mode=mode),
+            InpaintStage(self._engine),
+            BlendStage(mode, feather=o.feather, on_miss=o.on_miss, view=o.view),
+        ]
+
+    def process(self, frame: Frame, mode: Literal["live", "still"] = "live") -> Frame:
+        """One frame in, the finished frame out.
+
+        Args:
+            frame: of a video in order ("live"), or a picture of its own ("still").
+            mode: as for `stages`.
+
+        Returns:
+            The finished frame; the very same planes where nobody wears a mask.
+        """
+        if mode not in self._made:
+            self._made[mode] = self.stages(mode)
+        packet = Packet(frame)
+        for stage in self._made[mode]:
+            (packet,) = stage(packet)
+        return packet.frame
+
+    def describe(self) -> Mapping[str, Any]:
+        """The engine's own description, with the model's hash."""
+        return self._engine.describe()
+
+    def close(self) -> None:
+        """Frees engine and finders; calling it twice is harmless."""
+        for stages in self._made.values():
+            for stage in stages:
+                stage.close()
+        self._made.clear()
+        self._engine.close()
+
+    def __enter__(self) -> Unmasker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
