@@ -39,7 +39,7 @@ def create(data: Path, count: int, variants: int) -> None:
     if (folder / "done.npy").exists():
         there = np.load(folder / "done.npy", mmap_mode="r").shape
         if there != (variants, count):
-            raise ValueError(f"{folder} holds {there[0]} masks for {there[1]} faces, wanted are {variants} for {count}; delete it")
+            raise ValueError(f"{folder} holds masks for {there}, wanted are {(variants, count)} (variants, faces); delete it")
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, shape in (("masked", (256, 256, 3)), ("alpha", (256, 256)), ("family", ()), ("done", ())):

@@ -187,7 +187,7 @@ def missing_detail(picture: Image, patch: Image, weight: Weight, scale: float) -
 
 
 def _bands(luma: Weight, scale: float) -> Iterator[Weight]:
-    """Bands of detail, the finest first: octaves from a picture pixel to a crop pixel, three at least (codecs blur grain)."""
+    """Bands of detail, the finest first: octaves up to a crop pixel, three at least as codecs coarsen grain."""
     finer = luma
     for number in range(max(3, 2 + round(float(np.log2(1 / max(scale, 1e-3)))))):
         coarser = np.asarray(cv2.GaussianBlur(luma, (0, 0), 0.5 * 2**number))
