@@ -39,7 +39,8 @@ def create(data: Path, count: int, variants: int) -> None:
     if (folder / "done.npy").exists():
         there = np.load(folder / "done.npy", mmap_mode="r").shape
         if there != (variants, count):
-            raise ValueError(f"{folder} holds masks for {there}, wanted are {(variants, count)} (variants, faces); delete it")
+            wanted = variants, count
+            raise ValueError(f"{folder} is a bank of {there} (variants, faces), wanted is one of {wanted}: delete it")
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, shape in (("masked", (256, 256, 3)), ("alpha", (256, 256)), ("family", ()), ("done", ())):

@@ -65,7 +65,8 @@ def list_chunks(inputs: Sequence[Path], out: Path) -> list[Chunk]:
     chunks = []
     stems = [path.stem for path in inputs]
     if len(set(stems)) < len(stems):
-        raise ValueError(f"inputs need different names: {', '.join(sorted(s for s in set(stems) if stems.count(s) > 1))}")
+        twice = sorted(s for s in set(stems) if stems.count(s) > 1)
+        raise ValueError(f"inputs need different names, these are there twice: {', '.join(twice)}")
     for path in inputs:
         if path.is_dir():
             names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in PICTURES)
