@@ -204,12 +204,10 @@ def test_a_flat_patch_gets_the_grain_of_its_surroundings(times: int, kind: str) 
 def test_a_clean_picture_gets_no_grain(times: int) -> None:
     side, transform = S * times, enlarged(times)
     picture, patch = smooth_skin(side).astype(np.uint8), smooth_skin(S).astype(np.uint8)
-    weight = np.asarray(
-        cv2.warpAffine(blend.region_of(ellipse(), FEATHER).weight, align.invert(transform), (side, side))
-    )
-    back = blend.warp_back(patch, transform, (side, side))
-    assert blend.missing_detail(picture, back, weight, 1 / times) is None
-    result, _ = blend.paste(picture, patch, blend.region_of(ellipse(), FEATHER), transform)
+    region = blend.region_of(ellipse(), FEATHER)
+    levels = blend.missing_levels(picture, patch, region, transform)
+    assert levels.size and blend.noise_of(levels, 0, 0, picture.shape) is None
+    result, _ = blend.paste(picture, patch, region, transform)
     assert np.abs(result.astype(int) - picture).max() <= 3
 
 
@@ -233,8 +231,15 @@ def test_nothing_is_measured_where_there_is_too_little_to_measure() -> None:
     picture = np.clip(smooth_skin(S) + grain_of("sensor", S), 0, 255).astype(np.uint8)
     dot = np.zeros((S, S), np.float32)
     dot[100:104, 100:104] = 1
-    assert blend.missing_detail(picture, picture, dot, 1.0) is None
-    assert blend.missing_detail(picture, picture, np.ones((S, S), np.float32), 1.0) is None
+    for weight in (dot, np.ones((S, S), np.float32)):
+        assert blend.missing_levels(picture, picture, blend.Region(weight, (0, 0, S, S)), enlarged(1)).size == 0
+
+
+def test_the_grain_moves_with_the_face() -> None:
+    levels = np.array([3.0, 2.0])
+    here, there = (blend.noise_of(levels, x, 20, (S, S, 3)) for x in (30, 41))
+    assert here is not None and there is not None and here.std() > 1
+    np.testing.assert_array_equal(here[:, :-11], there[:, 11:])
 
 
 # ---- pasting

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes import ANCHORS, FakeEngine, face_at, turned, worn_map
-from unmask_rt import align, planes
+from unmask_rt import align, planes, show
 from unmask_rt.errors import UsageError
 from unmask_rt.frames import Face, Frame, Packet
 from unmask_rt.inpaint import InpaintStage
@@ -291,3 +292,14 @@ def test_file_mode_gives_every_frame_once_and_in_order(astronaut: Image) -> None
     assert [p.frame.index for p in shown] == list(range(24))
     assert all((upright(p.frame) != small).any() for p in shown)
     blender.close()
+
+
+def test_grain_is_measured_now_and_then_and_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([np.array([4.0, 2.0]), np.array([0.0, 4.0]), np.array([1.0])])
+    monkeypatch.setattr(show.blend, "missing_levels", lambda *_: next(measured))
+    nothing: Any = None
+    grain = show.Grain()
+    seen = [grain.levels(nothing, nothing, nothing, nothing).tolist() for _ in range(2 * show.Grain.EVERY + 1)]
+    assert seen[: show.Grain.EVERY] == [[4.0, 2.0]] * show.Grain.EVERY
+    assert seen[show.Grain.EVERY] == [2.0, 3.0]
+    assert seen[-1] == [1.0]  # another size of face has other bands

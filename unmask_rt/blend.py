@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from unmask_rt.align import Affine, Image, compose, invert, scale_of
 
 Weight = NDArray[np.float32]
+Levels = NDArray[np.float64]
 
 MAP_THRESHOLD = 64
 """Map value 0..255 from which a pixel counts as mask: low, since a mask pixel that stays is seen at once."""
 BORDER_SHARE = 0.06
 """Width of the fade at the crop's border, as a share of its side."""
 MINIMUM_WEIGHT = 1 / 128
+MINIMUM_LEVEL = 0.25
+"""Deviation (of 255) below which nobody sees that detail is missing."""
 _TILE = 512
 
 
@@ -98,7 +101,9 @@ def bounds_in_picture(transform: Affine, bounds: tuple[int, int, int, int]) -> t
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def paste(picture: Image, completed: Image, region: Region, transform: Affine) -> tuple[Image, Image]:
+def paste(
+    picture: Image, completed: Image, region: Region, transform: Affine, levels: Levels | None = None
+) -> tuple[Image, Image]:
     """Blends a completed crop into a picture.
 
     Args:
@@ -106,22 +111,32 @@ def paste(picture: Image, completed: Image, region: Region, transform: Affine) -
         completed: uint8[S, S, 3] RGB.
         region: where the patch shows.
         transform: pixels of ``picture`` to crop pixels.
+        levels: detail to be added (`missing_levels`), where it is known already; None measures it here.
 
     Returns:
         The new rectangle uint8[h, w, 3] and what was touched, uint8[h, w], above 0 where a pixel may have changed.
     """
-    height, width = picture.shape[:2]
-    scale = scale_of(transform)
-    patch = warp_back(completed, transform, (width, height))
-    back = invert(transform)
-    weight = np.asarray(cv2.warpAffine(region.weight, back, (width, height), flags=cv2.INTER_LINEAR), np.float32)
-    weight[weight < MINIMUM_WEIGHT] = 0
-    detail = missing_detail(picture, patch, weight, scale)
+    size = picture.shape[1::-1]
+    patch = warp_back(completed, transform, size)
+    weight = warp_weight(region, transform, size)
+    if levels is None:
+        levels = _missing(picture, patch, weight, scale_of(transform))
+    middle = (region.weight.shape[0] - 1) / 2
+    x, y = (round(float(v)) for v in invert(transform) @ [middle, middle, 1.0])
     result = patch.astype(np.float32)
+    detail = noise_of(levels, x, y, picture.shape)
     if detail is not None:
         result += detail[..., None]
     result = cv2.blendLinear(result, picture.astype(np.float32), weight, 1 - weight)
     return np.clip(result + 0.5, 0, 255).astype(np.uint8), (weight > 0).astype(np.uint8)
+
+
+def warp_weight(region: Region, transform: Affine, size: tuple[int, int]) -> Weight:
+    """A region's weight in the picture's own pixels, float32[h, w]; ``size`` is (width, height)."""
+    coarse = np.round(region.weight * 255).astype(np.uint8)  # four times as fast as in float
+    weight = np.asarray(cv2.warpAffine(coarse, invert(transform), size, flags=cv2.INTER_LINEAR), np.float32) / 255
+    weight[weight < MINIMUM_WEIGHT] = 0
+    return weight
 
 
 def warp_back(crop: Image, transform: Affine, size: tuple[int, int]) -> Image:
@@ -146,43 +161,48 @@ def warp_back(crop: Image, transform: Affine, size: tuple[int, int]) -> Image:
     return np.asarray(cv2.warpAffine(crop, back, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
 
 
-def missing_detail(picture: Image, patch: Image, weight: Weight, scale: float) -> Weight | None:
-    """Noise that gives the patch the fine detail of the skin around it.
+def missing_levels(picture: Image, completed: Image, region: Region, transform: Affine) -> Levels:
+    """How much fine detail the patch lacks against the skin around it, band by band.
 
-    For each band of detail (differences of Gaussians, an octave each, from one pixel up to what the crop could hold)
-    the median absolute value on a ring around the hole is the wanted level: the median passes over edges such as eyes,
-    hair and the jaw line. The patch gets noise of that band until its level is the same.
+    For each band of detail (octaves, from one pixel up to what the crop could hold) the median absolute value on a
+    ring around the hole is the wanted level: the median passes over edges such as eyes, hair and the jaw line.
 
     Args:
-        picture: uint8[h, w, 3] as it was.
-        patch: uint8[h, w, 3] to be shown.
-        weight: float32[h, w], where it will show.
-        scale: crop pixels for one picture pixel.
+        picture, completed, region, transform: as for `paste`.
 
     Returns:
-        float32[h, w] to be added to every channel, or None where nothing is missing.
+        float64[bands], the finest first: deviation of the noise that brings the patch to the same level; no bands
+        where the patch or its surroundings are too small to tell.
     """
+    size = picture.shape[1::-1]
+    patch, weight = warp_back(completed, transform, size), warp_weight(region, transform, size)
+    return _missing(picture, patch, weight, scale_of(transform))
+
+
+def _missing(picture: Image, patch: Image, weight: Weight, scale: float) -> Levels:
     solid = (weight > 0.9).astype(np.uint8)
-    if cv2.countNonZero(solid) < 64:
-        return None
     reach = max(3, round(10 / scale))
     outside = (weight == 0).astype(np.uint8)
     ring = cv2.dilate(1 - outside, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * reach + 1, 2 * reach + 1))) & outside
     ring[round(picture.shape[0] * 0.6) :] = 0  # below it lie collar and background rather than skin
-    if cv2.countNonZero(ring) < 64:
-        return None
+    if cv2.countNonZero(solid) < 64 or cv2.countNonZero(ring) < 64:
+        return np.zeros(0)
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     filled = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    x, y, _, _ = cv2.boundingRect(solid)
-    total: Weight | None = None
-    bands = zip(_bands(luma, scale), _bands(filled, scale), strict=True)
-    for number, (around, inside) in enumerate(bands):
+    levels = []
+    for around, inside in zip(_bands(luma, scale), _bands(filled, scale), strict=True):
         wanted, present = _level(around, ring), _level(inside, solid)
-        lacking = float(np.sqrt(max(0.0, wanted**2 - present**2)))
-        if lacking < 0.25:
-            continue
-        noise = _laid(_tile(number), x, y, luma.shape) * np.float32(min(lacking, 12.0))
-        total = noise if total is None else total + noise
+        levels.append(min(12.0, np.sqrt(max(0.0, wanted**2 - present**2))))
+    return np.array(levels)
+
+
+def noise_of(levels: Levels, x: int, y: int, shape: tuple[int, ...]) -> Weight | None:
+    """Noise of the given levels over a picture, its tile's corner at (x, y); None where there is none to add."""
+    total: Weight | None = None
+    for number, level in enumerate(levels):
+        if level >= MINIMUM_LEVEL:
+            noise = _laid(_tile(number), x, y, shape) * np.float32(level)
+            total = noise if total is None else total + noise
     return total
 
 

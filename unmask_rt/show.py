@@ -40,6 +40,7 @@ class BlendStage:
         self._on_miss = on_miss
         self._view = VIEWS[view]
         self._last: dict[int, Patch] = {}
+        self._grain: dict[int, Grain] = {}
 
     def __call__(self, packet: Packet) -> Sequence[Packet]:
         return [self._show(ready) for ready in self._gate.push(packet)]
@@ -49,12 +50,14 @@ class BlendStage:
 
     def close(self) -> None:
         self._last.clear()
+        self._grain.clear()
 
     def _show(self, packet: Packet) -> Packet:
         frame = packet.frame
         for patch in packet.patches:
             if patch.strength > 0:
-                frame = put(frame, patch, self._feather)
+                grain = self._grain.setdefault(patch.face.track, Grain())
+                frame = put(frame, patch, self._feather, grain)
                 self._last[patch.face.track] = patch
         for box in packet.missed:
             if self._on_miss == "hold":
@@ -64,11 +67,35 @@ class BlendStage:
                 frame = blur(frame, box)
         here = {patch.face.track for patch in packet.patches}
         self._last = {i: p for i, p in self._last.items() if i in here or p.face.box in packet.missed}
+        self._grain = {i: g for i, g in self._grain.items() if i in self._last}
         return replace(packet, frame=self._view(packet, frame))
 
 
-def put(frame: Frame, patch: Patch, feather: float) -> Frame:
-    """The frame with one patch blended in; everything outside its edge stays as decoded."""
+class Grain:
+    """The fine detail that one track's patches lack: measured now and then, and smoothed so that it does not pop."""
+
+    EVERY = 8
+    """Frames from one measurement to the next: it costs as much as the rest of blending."""
+
+    def __init__(self) -> None:
+        self._levels: blend.Levels | None = None
+        self._age = 0
+
+    def levels(self, picture: Image, completed: Image, region: blend.Region, transform: align.Affine) -> blend.Levels:
+        """Levels for `blend.paste`; the arguments are its own."""
+        if self._levels is None or self._age % self.EVERY == 0:
+            fresh = blend.missing_levels(picture, completed, region, transform)
+            known = self._levels is not None and self._levels.shape == fresh.shape
+            self._levels = (self._levels + fresh) / 2 if known and self._levels is not None else fresh
+        self._age += 1
+        return self._levels
+
+
+def put(frame: Frame, patch: Patch, feather: float, grain: Grain | None = None) -> Frame:
+    """The frame with one patch blended in; everything outside its edge stays as decoded.
+
+    ``grain`` is the track's memory; without it the missing detail is measured afresh.
+    """
     region = blend.region_of(patch.map, feather)
     if region.bounds is None:
         return frame
@@ -78,8 +105,9 @@ def put(frame: Frame, patch: Patch, feather: float) -> Frame:
     if patch.strength < 1:
         region = replace(region, weight=region.weight * np.float32(patch.strength))
     before = planes.read_rgb(frame.video, rect)
-    shift = np.array([[1.0, 0.0, rect[0]], [0.0, 1.0, rect[1]]])
-    after, touched = blend.paste(before, patch.completed, region, align.compose(patch.transform, shift))
+    transform = align.compose(patch.transform, np.array([[1.0, 0.0, rect[0]], [0.0, 1.0, rect[1]]]))
+    levels = (grain or Grain()).levels(before, patch.completed, region, transform)
+    after, touched = blend.paste(before, patch.completed, region, transform, levels)
     return planes.write_rgb(frame, rect, before, after, touched)
 
 
