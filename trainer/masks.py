@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Points = NDArray[np.floating[Any]]
+"""Points on their way to an outline, in single or double precision."""
 Rng = np.random.Generator
 
 JAW_RIGHT = (234, 93, 132, 58, 172, 136, 150, 149, 176, 148)
@@ -93,12 +96,16 @@ class Head:
         return xs * r[0, 0] + ys * r[0, 1], xs * r[1, 0] + ys * r[1, 1]
 
 
-def mix(a: Floats, b: Floats, share: float) -> Floats:
+def mix(a: Points, b: Points, share: float) -> Points:
     """The point ``share`` of the way from ``a`` to ``b``."""
     return a + (b - a) * np.float32(share)
 
 
-def smooth_curve(points: list[Floats], steps: int = 8) -> Floats:
+def shifted(point: Points, x: float, y: float) -> Points:
+    return point + np.array([x, y])
+
+
+def smooth_curve(points: list[Points], steps: int = 8) -> Floats:
     """Centripetal-like Catmull-Rom spline through points, float32[K, 2]."""
     p = np.array([2 * points[0] - points[1], *points, 2 * points[-1] - points[-2]], np.float32)
     t = (np.arange(steps, dtype=np.float32) / steps)[:, None, None]
@@ -119,14 +126,14 @@ class Outline:
         return np.vstack([self.top, self.bottom[::-1]])
 
 
-def nose_point(head: Head, top: float) -> Floats:
+def nose_point(head: Head, top: float) -> Points:
     """A point on the ridge of the nose: 0 its tip, 1 between the eyes; below 0 it slides under the nose."""
     ridge = [head[164], head[1], head[4], head[5], head[195], head[197], head[6]]
     place = np.clip(top * 5 + 1, 0, 5.999)
     return mix(ridge[int(place)], ridge[int(place) + 1], float(place - int(place)))
 
 
-def jaw_bottom(head: Head, side_low: tuple[Floats, Floats], drop: float, rng: Rng, *, pointed: float) -> Floats:
+def jaw_bottom(head: Head, side_low: tuple[Points, Points], drop: float, rng: Rng, *, pointed: float) -> Floats:
     """Lower edge along the jaw and below the chin."""
     down = np.array([0, drop], np.float32)
     out = 1.0 + float(rng.uniform(0.0, 0.06))
@@ -161,17 +168,20 @@ def outline_gaiter(head: Head, style: Style, rng: Rng) -> Outline:
     nose = nose_point(head, style.top)
     wide = 1.0 + float(rng.uniform(0.0, 0.12))
     reach = float(rng.uniform(0.9, 1.9))
-    side_r, side_l = head[234] * [wide, 1], head[454] * [wide, 1]
+    widen = np.array([wide, 1])
+    side_r, side_l = head[234] * widen, head[454] * widen
     sag = float(rng.uniform(-0.02, 0.12))
-    high_r, high_l = mix(side_r, head[93] * [wide, 1], rng.uniform(0, 1)), mix(side_l, head[323] * [wide, 1], rng.uniform(0, 1))
+    high_r = mix(side_r, head[93] * widen, rng.uniform(0, 1))
+    high_l = mix(side_l, head[323] * widen, rng.uniform(0, 1))
     cheek_r, cheek_l = mix(head[117], head[205], 0.35 + sag), mix(head[346], head[425], 0.35 + sag)
     top = smooth_curve([high_r, cheek_r, nose, cheek_l, high_l])
     base = head[CHIN][1]
     neck = np.array([0, reach], np.float32)
     low_r = np.array([head[172][0] * wide * rng.uniform(0.95, 1.3), base], np.float32) + neck * 0.8
     low_l = np.array([head[397][0] * wide * rng.uniform(0.95, 1.3), base], np.float32) + neck * 0.8
-    jaw_r, jaw_l = head[58] * np.float32([wide, 1]), head[288] * np.float32([wide, 1])
-    bottom = smooth_curve([high_r + [0, 0.05], jaw_r, low_r, np.array([head[CHIN][0], base]) + neck, low_l, jaw_l, high_l + [0, 0.05]])
+    jaw_r, jaw_l = head[58] * widen.astype(np.float32), head[288] * widen.astype(np.float32)
+    lowest = head[CHIN] + neck
+    bottom = smooth_curve([shifted(high_r, 0, 0.05), jaw_r, low_r, lowest, low_l, jaw_l, shifted(high_l, 0, 0.05)])
     return Outline(top, bottom)
 
 
@@ -218,7 +228,8 @@ def paint_pleats(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, 
     place = (v + bow - 0.2) / 0.6 * count
     inside = (place > 0) & (place < count)
     saw = np.where(inside, place - np.floor(place), 0.5)
-    relief = np.where(inside, (np.exp(-saw / 0.08) * -0.25 + np.exp(-(1 - saw) / 0.15) * 0.1), 0) * float(rng.uniform(0.3, 1.2))
+    crease = np.where(inside, np.exp(-saw / 0.08) * -0.25 + np.exp(-(1 - saw) / 0.15) * 0.1, 0)
+    relief = crease * float(rng.uniform(0.3, 1.2))
     border = float(rng.uniform(0.03, 0.07))
     edge = (np.minimum(v, 1 - v) < border) | (np.minimum(u, 1 - u) < border * 0.8)
     albedo[edge] = np.clip(albedo[edge] * float(rng.uniform(0.9, 1.12)), 0, 1)
@@ -226,7 +237,7 @@ def paint_pleats(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, 
     if rng.random() < 0.6:
         wire = np.exp(-(((v - 0.07) / 0.025) ** 2)) * (np.abs(u - 0.5) < 0.2)
         relief += wire * float(rng.uniform(-0.1, 0.12))
-    return albedo, relief
+    return albedo, np.asarray(relief, np.float32)
 
 
 def paint_fold(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Floats]:
@@ -238,7 +249,7 @@ def paint_fold(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Fl
     for place in rng.uniform(0.05, 0.95, int(rng.integers(1, 4))):
         seam = v - place - (u - 0.5) ** 2 * float(rng.uniform(-0.6, 0.6))
         relief -= np.exp(-((seam / 0.012) ** 2)) * float(rng.uniform(0.03, 0.14))
-    return albedo, relief
+    return albedo, np.asarray(relief, np.float32)
 
 
 def paint_cup(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Floats]:
@@ -291,7 +302,7 @@ def paint_cloth(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, F
         relief -= np.exp(-(((u - 0.5) / 0.012) ** 2)) * float(rng.uniform(0.05, 0.25))
         relief += np.tanh((u - 0.5) / 0.06) * float(rng.uniform(-0.08, 0.08))
     hem = np.exp(-(((np.minimum(v, 1 - v) - 0.06) / 0.012) ** 2)) * float(rng.uniform(0.0, 0.15))
-    return np.clip(albedo, 0, 1), relief - hem
+    return np.clip(albedo, 0, 1), np.asarray(relief - hem, np.float32)
 
 
 def paint_sport(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Floats]:
@@ -318,25 +329,45 @@ def add_print(albedo: Floats, u: Floats, v: Floats, rng: Rng) -> Floats:
     canvas = np.zeros((96, 160), np.uint8)
     if rng.random() < 0.7:
         letters = "".join(rng.choice(list("ABCDEFGHKLMNOPRSTUVWXYZ0123456789"), int(rng.integers(2, 8))))
-        cv2.putText(canvas, letters, (8, int(rng.integers(30, 80))), int(rng.integers(0, 8)), float(rng.uniform(0.4, 1.3)), 255,
-                    int(rng.integers(1, 4)), cv2.LINE_AA)  # fmt: skip
+        place = (8, int(rng.integers(30, 80)))
+        font, scale, thickness = int(rng.integers(0, 8)), float(rng.uniform(0.4, 1.3)), int(rng.integers(1, 4))
+        cv2.putText(canvas, letters, place, font, scale, 255, thickness, cv2.LINE_AA)
     else:
-        cv2.ellipse(canvas, (80, 48), (int(rng.integers(8, 40)), int(rng.integers(8, 30))), float(rng.uniform(0, 180)), 0, 360, 255,
-                    int(rng.choice([-1, 2, 4])), cv2.LINE_AA)  # fmt: skip
+        axes, turn = (int(rng.integers(8, 40)), int(rng.integers(8, 30))), float(rng.uniform(0, 180))
+        thickness = int(rng.choice([-1, 2, 4]))
+        cv2.ellipse(canvas, (80, 48), axes, turn, 0, 360, 255, thickness, cv2.LINE_AA)
     size, du, dv = float(rng.uniform(0.5, 2.5)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(-0.25, 0.25))
-    weight = cv2.remap(canvas, ((u - 0.5 - du) * size + 0.5) * 159, ((v - 0.5 - dv) * size + 0.5) * 95, cv2.INTER_LINEAR,
-                       borderMode=cv2.BORDER_CONSTANT)  # fmt: skip
+    x, y = ((u - 0.5 - du) * size + 0.5) * 159, ((v - 0.5 - dv) * size + 0.5) * 95
+    weight = cv2.remap(canvas, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     colour = rng.uniform(0, 1, 3).astype(np.float32)
     return albedo + (colour - albedo) * (weight.astype(np.float32) / 255 * float(rng.uniform(0.6, 1)))[..., None]
 
 
-SURGICAL_COLOURS = ((0.62, 0.80, 0.90), (0.55, 0.74, 0.88), (0.70, 0.86, 0.92), (0.92, 0.94, 0.95), (0.60, 0.83, 0.78), (0.12, 0.12, 0.13),
-                    (0.92, 0.72, 0.78), (0.40, 0.62, 0.85), (0.75, 0.72, 0.88), (0.85, 0.88, 0.92))  # fmt: skip
-FILTER_COLOURS = ((0.95, 0.95, 0.95), (0.92, 0.92, 0.90), (0.10, 0.10, 0.11), (0.60, 0.62, 0.65), (0.85, 0.80, 0.72), (0.35, 0.4, 0.5))
+SURGICAL_COLOURS = (
+    (0.62, 0.80, 0.90),
+    (0.55, 0.74, 0.88),
+    (0.70, 0.86, 0.92),
+    (0.92, 0.94, 0.95),
+    (0.60, 0.83, 0.78),
+    (0.12, 0.12, 0.13),
+    (0.92, 0.72, 0.78),
+    (0.40, 0.62, 0.85),
+    (0.75, 0.72, 0.88),
+    (0.85, 0.88, 0.92),
+)
+FILTER_COLOURS = (
+    (0.95, 0.95, 0.95),
+    (0.92, 0.92, 0.90),
+    (0.10, 0.10, 0.11),
+    (0.60, 0.62, 0.65),
+    (0.85, 0.80, 0.72),
+    (0.35, 0.4, 0.5),
+)
 
 
 def choose(colours: tuple[tuple[float, ...], ...], rng: Rng, spread: float = 0.05) -> Floats:
-    return np.clip(np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, spread, 3), 0.02, 1).astype(np.float32)
+    colour = np.array(colours[int(rng.integers(len(colours)))])
+    return np.clip(colour + rng.normal(0, spread, 3), 0.02, 1).astype(np.float32)
 
 
 def any_colour(rng: Rng) -> Floats:
@@ -347,7 +378,8 @@ def any_colour(rng: Rng) -> Floats:
     if pick < 0.5:
         return rng.uniform(0.75, 1.0, 3).astype(np.float32)
     if pick < 0.6:
-        return np.clip(np.array([0.8, 0.6, 0.48]) * rng.uniform(0.4, 1.1) + rng.normal(0, 0.05, 3), 0, 1).astype(np.float32)
+        skin = np.array([0.8, 0.6, 0.48]) * rng.uniform(0.4, 1.1)
+        return np.clip(skin + rng.normal(0, 0.05, 3), 0, 1).astype(np.float32)
     return rng.uniform(0.05, 0.95, 3).astype(np.float32)
 
 
@@ -376,12 +408,30 @@ def _cloth(pointed: float, tall: tuple[float, float]) -> Callable[[Head, Style, 
 
 FAMILIES: dict[str, Family] = {
     "surgical": Family(paint_pleats, lambda r: choose(SURGICAL_COLOURS, r), _cloth(0.2, (0.3, 0.8)), prints=0.05),
-    "kn95": Family(paint_fold, lambda r: choose(FILTER_COLOURS, r, 0.03), _cloth(1.0, (0.1, 0.6)), folds=(0, 0.05), prints=0.2),
-    "cup": Family(paint_cup, lambda r: choose(FILTER_COLOURS, r, 0.04), _cloth(0.6, (0.1, 0.5)), side=(0.25, 0.8), folds=(0, 0.02), straps="bands", prints=0.3),
+    "kn95": Family(
+        paint_fold, lambda r: choose(FILTER_COLOURS, r, 0.03), _cloth(1.0, (0.1, 0.6)), folds=(0, 0.05), prints=0.2
+    ),
+    "cup": Family(
+        paint_cup,
+        lambda r: choose(FILTER_COLOURS, r, 0.04),
+        _cloth(0.6, (0.1, 0.5)),
+        side=(0.25, 0.8),
+        folds=(0, 0.02),
+        straps="bands",
+        prints=0.3,
+    ),
     "cloth": Family(paint_cloth, any_colour, _cloth(0.5, (0.2, 0.8)), noise=(0.0, 0.06)),
-    "sport": Family(paint_sport, lambda r: r.uniform(0.01, 0.15, 3).astype(np.float32), _cloth(0.7, (0.4, 1.0)), side=(0.8, 1.0), prints=0.3),
-    "gaiter": Family(paint_tube, any_colour, outline_gaiter, top=(0.1, 0.8), straps="none", folds=(0.02, 0.15), noise=(0.0, 0.06)),
-}  # fmt: skip
+    "sport": Family(
+        paint_sport,
+        lambda r: r.uniform(0.01, 0.15, 3).astype(np.float32),
+        _cloth(0.7, (0.4, 1.0)),
+        side=(0.8, 1.0),
+        prints=0.3,
+    ),
+    "gaiter": Family(
+        paint_tube, any_colour, outline_gaiter, top=(0.1, 0.8), straps="none", folds=(0.02, 0.15), noise=(0.0, 0.06)
+    ),
+}
 FAMILY_WEIGHTS = {"surgical": 0.34, "kn95": 0.16, "cup": 0.09, "cloth": 0.21, "sport": 0.08, "gaiter": 0.12}
 
 
@@ -405,7 +455,7 @@ def draw_style(family: Family, rng: Rng) -> Style:
 
 
 def face_light(rgb: Image, mesh: Floats) -> tuple[Floats, float]:
-    """Light on the visible upper face: colour float32[3] 0..1 of its brighter skin, and how it falls from left to right (-1..1)."""
+    """Light on the visible upper face: colour float32[3] 0..1, and how it falls from left to right (-1..1)."""
     height, width = rgb.shape[:2]
     samples = {}
     for side, indices in (("left", (117, 118, 50, 104, 69, 67)), ("right", (346, 347, 280, 333, 299, 297))):
@@ -422,7 +472,7 @@ def polygon_alpha(polygon: Floats, shape: tuple[int, int], softness_px: float) -
     """Coverage 0..1 of a polygon given in pixels, antialiased by subpixel filling and a slight blur."""
     alpha = np.zeros(shape, np.uint8)
     cv2.fillPoly(alpha, [np.round(polygon * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return np.asarray(cv2.GaussianBlur(alpha, (0, 0), max(softness_px, 0.3)), np.float32) / 255
+    return np.asarray(cv2.GaussianBlur(alpha, (0, 0), max(softness_px, 0.3)), np.float32) / np.float32(255)
 
 
 def rim_fade(shape: tuple[int, int], width_px: float) -> Floats:
@@ -434,16 +484,23 @@ def rim_fade(shape: tuple[int, int], width_px: float) -> Floats:
 def strap_lines(head: Head, outline: Outline, kind: str, rng: Rng) -> list[Floats]:
     """Ear loops or head bands as curves in the head's frame."""
     lines = []
-    for ear, top_end, bottom_end, sign in ((234, outline.top[0], outline.bottom[0], -1), (454, outline.top[-1], outline.bottom[-1], 1)):
+    for ear, top_end, bottom_end, sign in (
+        (234, outline.top[0], outline.bottom[0], -1),
+        (454, outline.top[-1], outline.bottom[-1], 1),
+    ):
         side = head[ear]
         outside = side + np.array([sign * rng.uniform(0.0, 0.10), rng.uniform(-0.15, 0.08)], np.float32)
         if kind == "bands":
-            lines.append(smooth_curve([top_end, mix(top_end, outside, 0.5) + [0, -0.03], outside + [sign * 0.1, -0.15]]))
-            lines.append(smooth_curve([bottom_end, mix(bottom_end, outside, 0.5) + [0, 0.12], outside + [sign * 0.1, 0.35]]))
+            bend = shifted(mix(top_end, outside, 0.5), 0, -0.03)
+            lines.append(smooth_curve([top_end, bend, shifted(outside, sign * 0.1, -0.15)]))
+            bend = shifted(mix(bottom_end, outside, 0.5), 0, 0.12)
+            lines.append(smooth_curve([bottom_end, bend, shifted(outside, sign * 0.1, 0.35)]))
         else:
-            lines.append(smooth_curve([top_end, mix(top_end, outside, 0.55) + [0, rng.uniform(-0.03, 0.02)], outside]))
+            bend = shifted(mix(top_end, outside, 0.55), 0, rng.uniform(-0.03, 0.02))
+            lines.append(smooth_curve([top_end, bend, outside]))
             low = outside + np.array([0, rng.uniform(0.1, 0.25)], np.float32)
-            lines.append(smooth_curve([bottom_end, mix(bottom_end, low, 0.55) + [0, rng.uniform(-0.02, 0.04)], low]))
+            bend = shifted(mix(bottom_end, low, 0.55), 0, rng.uniform(-0.02, 0.04))
+            lines.append(smooth_curve([bottom_end, bend, low]))
     return lines
 
 
@@ -510,7 +567,11 @@ def draw_mask(rgb: Image, mesh: Floats, rng: Rng, family: str | None = None) -> 
 
     reach = head.height * float(rng.uniform(0.01, 0.045))
     shadow = cv2.GaussianBlur(body, (0, 0), max(reach, 0.5))
-    shadow = cv2.warpAffine(shadow, np.float32([[1, 0, reach * rng.uniform(-0.5, 0.5)], [0, 1, reach * rng.uniform(-0.2, 0.9)]]), shape[::-1])
+    shadow = cv2.warpAffine(
+        shadow,
+        np.array([[1, 0, reach * rng.uniform(-0.5, 0.5)], [0, 1, reach * rng.uniform(-0.2, 0.9)]], np.float32),
+        shape[::-1],
+    )
     shadow = shadow * rim_fade(shape, margin)
     dark = (1 - shadow * float(rng.uniform(0.0, 0.45)) * (1 - body))[..., None]
     picture = picture * dark
