@@ -11,9 +11,13 @@ an Efficient Sub-Pixel CNN", CVPR 2016), which is what makes 256 pixels affordab
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def conv(inside: int, outside: int, *, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
@@ -23,6 +27,11 @@ def conv(inside: int, outside: int, *, stride: int = 1, kernel: int = 3) -> nn.C
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def channels_last(module: M) -> M:
+    """The same module with its weights in the memory order that convolutions on a processor are fastest in."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
 
 
 def quiet(layer: nn.Conv2d, gain: float) -> nn.Conv2d:
@@ -75,10 +84,10 @@ class Place(nn.Module):
 
 
 def unshuffle_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution of 2x2 pixels unshuffled into channels: (B, C, H, W) -> (B, O, H/2, W/2); weight (O, 4 C, 3, 3).
+    """A 3x3 convolution of 2x2 pixels unshuffled into channels: (B, C, H, W) -> (B, O, H/2, W/2).
 
-    Exported as the same thing in one operator, a 6x6 convolution of stride 2: engines move memory slower than they
-    multiply.
+    ``weight`` is (O, 4 C, 3, 3). Exported as the same thing in one operator, a 6x6 convolution of stride 2: engines
+    move memory slower than they multiply.
     """
     if not torch.onnx.is_in_onnx_export():
         return F.conv2d(F.pixel_unshuffle(x, 2), weight, bias, padding=1)
@@ -97,10 +106,14 @@ class MapNet(nn.Module):
         super().__init__()
         a, b, c, d, e = widths
         self.stem = conv(3, a)
-        self.down = nn.ModuleList([conv(a, b, stride=2), conv(b, c, stride=2), conv(c, d, stride=2), conv(d, e, stride=2)])
+        self.down = nn.ModuleList(
+            [conv(a, b, stride=2), conv(b, c, stride=2), conv(c, d, stride=2), conv(d, e, stride=2)]
+        )
         self.encode = nn.ModuleList([Residual(b), Residual(c), Residual(d), Residual(e)])
         self.middle = nn.Sequential(Place(e, 8), TokenMixer(e, 8, 128), Residual(e), TokenMixer(e, 8, 128))
-        self.narrow = nn.ModuleList([conv(e, d, kernel=1), conv(d, c, kernel=1), conv(c, b, kernel=1), conv(b, a, kernel=1)])
+        self.narrow = nn.ModuleList(
+            [conv(e, d, kernel=1), conv(d, c, kernel=1), conv(c, b, kernel=1), conv(b, a, kernel=1)]
+        )
         self.decode = nn.ModuleList([Residual(d), Residual(c), Residual(b), Residual(a)])
         self.head = conv(a, 4)
 
@@ -123,16 +136,27 @@ class InnerNet(nn.Module):
         super().__init__()
         b, c, d, e, f = widths
         self.stem = conv(16, b)
-        self.down = nn.ModuleList([conv(b, c, stride=2), conv(c, d, stride=2), conv(d, e, stride=2), conv(e, f, stride=2)])
+        self.down = nn.ModuleList(
+            [conv(b, c, stride=2), conv(c, d, stride=2), conv(d, e, stride=2), conv(e, f, stride=2)]
+        )
         self.encode = nn.ModuleList(
             [
                 Residual(c),
                 nn.Sequential(Residual(d), Residual(d)),
                 nn.Sequential(Place(e, 8), Residual(e), TokenMixer(e, 8, 128), Residual(e)),
-                nn.Sequential(Place(f, 4), TokenMixer(f, 4, 64), Residual(f), TokenMixer(f, 4, 64), Residual(f), TokenMixer(f, 4, 64)),
+                nn.Sequential(
+                    Place(f, 4),
+                    TokenMixer(f, 4, 64),
+                    Residual(f),
+                    TokenMixer(f, 4, 64),
+                    Residual(f),
+                    TokenMixer(f, 4, 64),
+                ),
             ]
         )
-        self.narrow = nn.ModuleList([conv(f, e, kernel=1), conv(e, d, kernel=1), conv(d, c, kernel=1), conv(c, b, kernel=1)])
+        self.narrow = nn.ModuleList(
+            [conv(f, e, kernel=1), conv(e, d, kernel=1), conv(d, c, kernel=1), conv(c, b, kernel=1)]
+        )
         self.decode = nn.ModuleList(
             [
                 nn.Sequential(Residual(e), TokenMixer(e, 8, 128), Residual(e)),
@@ -166,7 +190,8 @@ class OuterNet(nn.Module):
         self.body = Residual(width)
         self.head = quiet(conv(width, 12), 0.05)
 
-    def forward(self, x: Tensor, hole: Tensor, coarse: Tensor, features: Tensor) -> Tensor:  # (B, 3, S, S), (B, 1, S/2, S/2)
+    def forward(self, x: Tensor, hole: Tensor, coarse: Tensor, features: Tensor) -> Tensor:
+        """``x`` (B, 3, S, S), ``hole`` (B, 1, S/2, S/2), the others as the inner network gives them."""
         weight = self.stem.weight  # (width, 12 for the unshuffled crop + 1 for the hole, 3, 3)
         y = unshuffle_conv(x, weight[:, :12], self.stem.bias) + F.conv2d(hole, weight[:, 12:], padding=1)
         y = y + F.pixel_shuffle(self.grow(features), 2)  # (B, width, S/2, S/2)
@@ -185,12 +210,13 @@ class EditNet(nn.Module):
         self.inner = InnerNet(widths)
         self.outer = OuterNet(widths[0])
 
-    def forward(self, x: Tensor, hole: Tensor) -> Tensor:  # (B, 3, S, S) in -1..1 with zeros in the hole; (B, 1, S/2, S/2)
+    def forward(self, x: Tensor, hole: Tensor) -> Tensor:
+        """``x`` (B, 3, S, S) in -1..1 with zeros in the hole, ``hole`` (B, 1, S/2, S/2)."""
         return self.outer(x, hole, *self.inner(F.avg_pool2d(x, 2), hole))
 
 
 def cut(mask: Tensor) -> Tensor:
-    """From a map at half the crop's side (B, 1, S/2, S/2) in 0..1 to the hole: hardened, then grown by 4 px of the crop."""
+    """From a map at half the crop's side (B, 1, S/2, S/2) in 0..1 to the hole: hardened, grown by 4 px of the crop."""
     return F.max_pool2d((mask * 3 - 0.6).clamp(0, 1), 5, 1, 2)
 
 
@@ -208,14 +234,15 @@ def complete(edit: EditNet, x: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Te
     return raw, x + (raw - x) * wide, wide
 
 
-def match_seam(raw: Tensor, x: Tensor, hole: Tensor, wide: Tensor) -> Tensor:
+def match_seam(raw: Tensor, x: Tensor, hole: Tensor) -> Tensor:
     """Shifts the colour of the filling so that it meets the picture at the seam.
 
     The error of the raw output on a ring just outside the hole is known; its smooth continuation inwards is taken
     away, on a grid of 8-pixel cells (a coarse membrane in the sense of P. Perez et al., "Poisson Image Editing", 2003).
     """
-    ring = F.interpolate(F.max_pool2d(hole, 13, 1, 6), scale_factor=2.0, mode="bilinear", align_corners=False) * (1 - wide)
-    cells = F.avg_pool2d(torch.cat([(x - raw) * ring, ring], 1), 8)  # (B, 4, S/8, S/8)
+    ring = F.max_pool2d(hole, 13, 1, 6) - hole  # (B, 1, S/2, S/2)
+    error = F.avg_pool2d(x - raw, 2) * ring
+    cells = F.avg_pool2d(torch.cat([error, ring], 1), 4)  # (B, 4, S/8, S/8)
     for _ in range(3):
         cells = F.avg_pool2d(cells, 5, 1, 2, count_include_pad=False)
     shift = cells[:, :3] / (cells[:, 3:] + 0.02)
@@ -235,13 +262,13 @@ class Unmask(nn.Module):
         mask = torch.sigmoid(self.map_net(x))
         hole = cut(F.max_pool2d(mask, 2))
         raw, _, wide = complete(self.edit_net, x, hole)
-        composite = x + (match_seam(raw, x, hole, wide) - x) * wide
+        composite = x + (match_seam(raw, x, hole) - x) * wide
         face = ((composite + 1) * 127.5 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return face, (mask[:, 0] * 255 + 0.5).to(torch.uint8)  # (B, S, S, 3), (B, S, S)
 
 
 class PatchGan(nn.Module):
-    """PatchGAN discriminator (P. Isola et al., CVPR 2017) with spectral normalisation; returns its features, logits last."""
+    """PatchGAN discriminator (P. Isola et al., CVPR 2017), spectrally normalised; returns its features, logits last."""
 
     def __init__(self, inside: int = 4, width: int = 32) -> None:
         super().__init__()
