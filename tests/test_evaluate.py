@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tests.trainer_media import TinySet
+from tests.trainer_media import COUNTS, TinySet
 from trainer.evaluate import evaluate, figures_of, luma, psnr, sharpness, ssim, summarise
 
 Image = NDArray[np.uint8]
+MODEL = Path(__file__).parent.parent / "unmask_rt" / "assets" / "unmask-256.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +77,25 @@ def test_the_summary_takes_means_but_of_sharpness_the_median() -> None:
 
 
 def test_a_model_is_measured_on_a_split_beside_its_baselines(tiny_set: TinySet, tmp_path: Path) -> None:
-    model = Path(__file__).parent.parent / "unmask_rt" / "assets" / "unmask-256.onnx"
     sheet = tmp_path / "sheet.jpg"
-    figures, again = (evaluate(model, tiny_set.data, split="train", count=4, seed=5, sheet=sheet) for _ in range(2))
+    figures, again = (evaluate(MODEL, tiny_set.data, split="train", count=4, seed=5, sheet=sheet) for _ in range(2))
     assert {"model", "masked input", "telea"} <= set(figures) and figures == again
     assert figures["masked input"]["treated"] == 0 and figures["telea"]["treated"] == 1
     assert figures["model"]["count"] == 4
     assert sum(v["count"] for k, v in figures.items() if k.startswith("family")) == 4
     assert figures["telea"]["hole_psnr"] > figures["masked input"]["hole_psnr"]
     assert cv2.imread(str(sheet)).shape == (256, 4 * 768, 3)
+
+
+def test_a_sheet_of_less_than_a_row_is_filled_with_black(tiny_set: TinySet, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    evaluate(MODEL, tiny_set.data, split="test", count=4, seed=5, sheet=sheet)
+    picture = cv2.imread(str(sheet))
+    count = COUNTS["test"]
+    assert count < 4 and picture.shape == (256, 4 * 768, 3)
+    assert picture[:, : count * 768].any() and not picture[:, count * 768 :].any()
+
+
+def test_a_split_without_faces_is_an_error(tiny_set: TinySet) -> None:
+    with pytest.raises(ValueError, match="belongs to the split 'holdout'"):
+        evaluate(MODEL, tiny_set.data, split="holdout", count=4, seed=5, sheet=None)

@@ -46,7 +46,9 @@ def ssim(output: Image, truth: Image) -> float:
         return np.asarray(cv2.blur(a, (7, 7)))[3:-3, 3:-3]
 
     mx, my = mean(x), mean(y)
-    vx, vy, vxy = ((mean(a * b) - ma * mb) * unbiased for a, b, ma, mb in ((x, x, mx, mx), (y, y, my, my), (x, y, mx, my)))
+    vx, vy, vxy = (
+        (mean(a * b) - ma * mb) * unbiased for a, b, ma, mb in ((x, x, mx, mx), (y, y, my, my), (x, y, mx, my))
+    )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     return float((((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
 
@@ -79,20 +81,34 @@ def figures_of(output: Image, truth: Image, masked: Image, hole: NDArray[np.bool
 
 def summarise(rows: list[dict[str, float]]) -> dict[str, float]:
     """Means, of sharpness the median, and 95 % intervals of the mean hole PSNR."""
-    result = {k: float(np.median([r[k] for r in rows]) if k == "sharpness" else np.mean([r[k] for r in rows])) for k in rows[0]}
+    result = {
+        k: float(np.median([r[k] for r in rows]) if k == "sharpness" else np.mean([r[k] for r in rows]))
+        for k in rows[0]
+    }
     spread = float(np.std([r["hole_psnr"] for r in rows]) / np.sqrt(len(rows)))
-    return {k: round(v, 4) for k, v in result.items()} | {"hole_psnr_interval": round(1.96 * spread, 3), "count": len(rows)}
+    return {k: round(v, 4) for k, v in result.items()} | {
+        "hole_psnr_interval": round(1.96 * spread, 3),
+        "count": len(rows),
+    }
 
 
-def evaluate(model: Path, data: Path, *, split: str, count: int, seed: int, sheet: Path | None) -> dict[str, dict[str, float]]:
-    """Runs a model over a split; returns figures by system, mask family and source."""
-    engine = open_engine("auto", model.read_bytes(), threads=2)
+def evaluate(
+    model: Path, data: Path, *, split: str, count: int, seed: int, sheet: Path | None
+) -> dict[str, dict[str, float]]:
+    """Runs a model over a split; returns figures by system, mask family and source.
+
+    Raises:
+        ValueError: the split has no faces.
+    """
     records = json.loads((data / "meta.json").read_text())
     crops, meshes = np.load(data / "crops.npy", mmap_mode="r"), np.load(data / "mesh.npy", mmap_mode="r")
     rows = [i for i, r in enumerate(records) if r["split"] == split]
     rows = np.random.default_rng(seed).permutation(rows)[:count].tolist()
     gathered: dict[str, list[dict[str, float]]] = defaultdict(list)
-    pictures = []
+    if not rows:
+        raise ValueError(f"no prepared face in {data} belongs to the split {split!r}")
+    engine = open_engine("auto", model.read_bytes(), threads=2)
+    pictures: list[Image] = []
     for row in rows:
         rng = np.random.default_rng([seed, row, 99])
         family = str(rng.choice(NAMES, p=list(FAMILY_WEIGHTS.values())))
@@ -109,11 +125,14 @@ def evaluate(model: Path, data: Path, *, split: str, count: int, seed: int, shee
         gathered[f"source {records[row]['source']}"].append(own)
         gathered["masked input"].append(figures_of(masked, truth, masked, hole))
         wide = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8))
-        gathered["telea"].append(figures_of(np.asarray(cv2.inpaint(masked, wide, 5, cv2.INPAINT_TELEA)), truth, masked, hole))
+        gathered["telea"].append(
+            figures_of(np.asarray(cv2.inpaint(masked, wide, 5, cv2.INPAINT_TELEA)), truth, masked, hole)
+        )
         if len(pictures) < 40:
             pictures.append(np.hstack([masked, output, truth]))
     if sheet is not None:
-        grid = np.vstack([np.hstack(pictures[i : i + 4]) for i in range(0, len(pictures) - 3, 4)])
+        pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % 4)
+        grid = np.vstack([np.hstack(pictures[i : i + 4]) for i in range(0, len(pictures), 4)])
         cv2.imwrite(str(sheet), cv2.cvtColor(grid, cv2.COLOR_RGB2BGR))
     engine.close()
     return {name: summarise(values) for name, values in gathered.items()}

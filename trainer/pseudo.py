@@ -45,7 +45,8 @@ def agreed_map(engine: Engine, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray
             found = engine(np.ascontiguousarray(view[:, ::-1] if flip else view)[None])[1][0]
             found = np.ascontiguousarray(found[:, ::-1]) if flip else found
             back = cv2.invertAffineTransform(matrix)
-            maps.append(cv2.warpAffine(found, back, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE).astype(np.float32) / 255)
+            found = cv2.warpAffine(found, back, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+            maps.append(found.astype(np.float32) / 255)
     stack = np.stack(maps)
     mean = stack.mean(0)
     return mean, ((mean > 0.85) | (mean < 0.1)) & (stack.std(0) < 0.2)
@@ -60,11 +61,15 @@ def is_sensible(mean: np.ndarray, sure: np.ndarray) -> bool:
     if hard[70:95, 60:196].mean() > 0.25:  # the eyes
         return False
     _, _, stats, _ = cv2.connectedComponentsWithStats(hard)
-    return float(stats[1:, cv2.CC_STAT_AREA].max()) > 0.93 * hard.sum()
+    return float(stats[1:, cv2.CC_STAT_AREA].max()) > 0.93 * float(hard.sum())
 
 
 def label(pictures: Path, model: Path | None, out: Path) -> int:
-    """Labels every face of a folder or tar of pictures; returns how many were kept."""
+    """Labels every face of a folder or tar of pictures; returns how many were kept.
+
+    Raises:
+        ValueError: no face was kept.
+    """
     out.mkdir(parents=True, exist_ok=True)
     reject_file = out / "reject.txt"
     rejected = {int(line) for line in reject_file.read_text().split()} if reject_file.exists() else set()
@@ -92,12 +97,14 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
                     crops.append((seen - 1, patch.crop))
                     alphas.append(np.round(mean * 255).astype(np.uint8))
                     weights.append(sure.astype(np.uint8) * 255)
+    find.close()
+    engine.close()
+    if not crops:
+        raise ValueError(f"of {seen} faces found, none wears a mask that the model is sure of")
     np.save(out / "crops.npy", np.stack([c for _, c in crops]))
     np.save(out / "alpha.npy", np.stack(alphas))
     np.save(out / "weight.npy", np.stack(weights))
     write_sheets(out, crops, alphas)
-    find.close()
-    engine.close()
     return len(crops)
 
 
