@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("--edit", type=Path, required=True, help="run folder of the editing module")
     parser.add_argument("--name", default="unmask-256")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--bundle", action="store_true", help="make it the package's default: write models.json beside it")
+    parser.add_argument(
+        "--bundle", action="store_true", help="make it the package's default: write models.json beside it"
+    )
     arguments = parser.parse_args()
     map_net, edit_net = MapNet(), EditNet()
     map_meta, edit_meta = load_average(arguments.map, map_net), load_average(arguments.edit, edit_net)

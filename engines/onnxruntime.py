@@ -49,9 +49,14 @@ class OnnxRuntimeEngine:
         try:
             self.spec = ModelSpec.from_json(stored)
         except ValueError as error:
-            raise ModelError(f"the unmask model does not fit this version: {error}", "Update unmask-rt or export the model again.") from error
+            raise ModelError(
+                f"the unmask model does not fit this version: {error}", "Update unmask-rt or export the model again."
+            ) from error
         if self.spec.extra_channels:
-            raise ModelError(f"the model wants channels that nothing here makes: {', '.join(self.spec.extra_channels)}", "Update unmask-rt.")
+            raise ModelError(
+                f"the model wants channels that nothing here makes: {', '.join(self.spec.extra_channels)}",
+                "Update unmask-rt.",
+            )
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._threads = threads
         self._version = ort.__version__
@@ -73,7 +78,9 @@ class OnnxRuntimeEngine:
         try:
             face, mask = self._session.run(None, {self._input: np.ascontiguousarray(crop)})
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}", "Run `unmask-rt doctor`; try another --engine.") from error
+            raise EngineError(
+                f"ONNX Runtime failed: {_first_line(error)}", "Run `unmask-rt doctor`; try another --engine."
+            ) from error
         return face, mask
 
     def close(self) -> None:

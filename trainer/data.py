@@ -35,12 +35,14 @@ class Batch:
     def floats(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(masked, truth) in -1..1 and (alpha, valid) in 0..1, channels last."""
         last = torch.channels_last
-        masked, truth = (t.to(torch.float32).div(127.5).sub(1).to(memory_format=last) for t in (self.masked, self.truth))
+        masked, truth = (
+            t.to(torch.float32).div(127.5).sub(1).to(memory_format=last) for t in (self.masked, self.truth)
+        )
         return masked, truth, self.alpha.to(torch.float32) / 255, self.valid.to(torch.float32) / 255
 
 
 def sampling_weights(records: list[dict[str, Any]], split: str, sources: Mapping[str, float]) -> np.ndarray:
-    """How often each row is drawn: by source, and more for smiles, open mouths and turned heads; float64[N], sums to 1."""
+    """How often each row is drawn, float64[N] of sum 1: by source, and more for smiles, open mouths, turned heads."""
     weights = np.array([sources.get(r["source"], 1.0) * (r["split"] == split) for r in records], np.float64)
     smile = np.array([r["smile"] > 0.3 or r["open"] > 0.1 for r in records])
     turned = np.array([abs(r["yaw"]) > 0.25 for r in records])
@@ -73,8 +75,19 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         real_share: share of samples that come from there.
     """
 
-    def __init__(self, data: Path, split: str, seed: int, sources: Mapping[str, float], *, augment: bool = True, bare: float = 0.0,
-                 size: int = SIZE, real: Path | None = None, real_share: float = 0.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: Path,
+        split: str,
+        seed: int,
+        sources: Mapping[str, float],
+        *,
+        augment: bool = True,
+        bare: float = 0.0,
+        size: int = SIZE,
+        real: Path | None = None,
+        real_share: float = 0.0,
+    ) -> None:
         self.data, self.seed, self.augment, self.bare, self.size = data, seed, augment, bare, size
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
@@ -88,10 +101,14 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
             plain = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
             bank = open_bank(self.data)
             if not bank["done"][:, self.rows].any():
-                raise ValueError(f"no mask has been drawn yet for these faces in {self.data / 'bank'}; draw the bank first")
+                raise ValueError(
+                    f"no mask has been drawn yet for these faces in {self.data / 'bank'}; draw the bank first"
+                )
             self.arrays = plain | bank
             if self.real is not None:
-                self.arrays |= {f"real_{n}": np.load(self.real / f"{n}.npy", mmap_mode="r") for n in ("crops", "alpha", "weight")}
+                self.arrays |= {
+                    f"real_{n}": np.load(self.real / f"{n}.npy", mmap_mode="r") for n in ("crops", "alpha", "weight")
+                }
         return self.arrays
 
     def __len__(self) -> int:
@@ -125,10 +142,14 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
             masked, truth, alpha, valid = self._augment(masked, truth, alpha, valid, rng)
         elif self.size != SIZE:
             half = (self.size, self.size)
-            masked, truth, alpha, valid = (np.asarray(cv2.resize(p, half, interpolation=cv2.INTER_AREA)) for p in (masked, truth, alpha, valid))
+            masked, truth, alpha, valid = (
+                np.asarray(cv2.resize(p, half, interpolation=cv2.INTER_AREA)) for p in (masked, truth, alpha, valid)
+            )
         return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], valid[None]
 
-    def _augment(self, masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def _augment(
+        self, masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, ...]:
         angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
         matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
         matrix[:, 2] += rng.normal(0, 4.0, 2)
@@ -136,9 +157,14 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
             matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
         if self.size != SIZE:
             ratio = self.size / SIZE
-            matrix = np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]) @ np.vstack([matrix, [0, 0, 1.0]])
+            matrix = np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]) @ np.vstack(
+                [matrix, [0, 0, 1.0]]
+            )
         size = (self.size, self.size)
-        masked, truth = (cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in (masked, truth))
+        masked, truth = (
+            cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for p in (masked, truth)
+        )
         alpha = cv2.warpAffine(alpha, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         valid = cv2.warpAffine(valid, matrix, size, flags=cv2.INTER_NEAREST)
         curve = tone_curve(rng)
@@ -151,7 +177,7 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
             masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
         if rng.random() < 0.3:
             _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
-            masked = cv2.imdecode(code, cv2.IMREAD_COLOR)
+            masked = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
         return np.asarray(masked), np.asarray(truth), np.asarray(alpha), np.asarray(valid)
 
 

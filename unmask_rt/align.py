@@ -1,6 +1,6 @@
 """Geometry of the canonical face crop: template, similarity fit, warp there and back.
 
-The crop is a square of ``size`` pixels. Template positions are fractions of the side, so one template serves every size.
+The crop is a square of ``size`` pixels. Template positions are fractions of the side: one template serves every size.
 The fit uses eye corners and nose bridge only: they stay visible above a mask, while the mesh's mouth and jaw drift by
 10 % of the inter-ocular distance when a mask covers them.
 

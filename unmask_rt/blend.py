@@ -134,7 +134,8 @@ def paste(
 def warp_weight(region: Region, transform: Affine, size: tuple[int, int]) -> Weight:
     """A region's weight in the picture's own pixels, float32[h, w]; ``size`` is (width, height)."""
     coarse = np.round(region.weight * 255).astype(np.uint8)  # four times as fast as in float
-    weight = np.asarray(cv2.warpAffine(coarse, invert(transform), size, flags=cv2.INTER_LINEAR), np.float32) / 255
+    fine = np.asarray(cv2.warpAffine(coarse, invert(transform), size, flags=cv2.INTER_LINEAR), np.float32)
+    weight = fine / np.float32(255)
     weight[weight < MINIMUM_WEIGHT] = 0
     return weight
 

@@ -1,7 +1,7 @@
 """The whole way of a frame without threads: find, inpaint, blend.
 
-    with Unmasker() as unmasker:
-        finished = unmasker.process(frame)
+with Unmasker() as unmasker:
+    finished = unmasker.process(frame)
 """
 
 from __future__ import annotations

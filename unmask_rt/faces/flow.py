@@ -83,4 +83,3 @@ def follow(before: Image, after: Image, pose: Pose) -> Pose | None:
 def likeness(first: Image, second: Image) -> float:
     """Normalised correlation of brows, eyes and forehead of two aligned windows, -1..1."""
     return float(cv2.matchTemplate(first[_REGION], second[_REGION], cv2.TM_CCOEFF_NORMED)[0, 0])
-

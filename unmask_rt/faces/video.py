@@ -183,9 +183,7 @@ class VideoLooker:
         sights[i] = sight
 
     def _begin(self, find: Find, sure: bool, time_s: float, sights: dict[int, Sight]) -> None:
-        track = self.tracker.begin(
-            find, time_s, sure=sure, visible={i: s.find.pose for i, s in sights.items()}
-        )
+        track = self.tracker.begin(find, time_s, sure=sure, visible={i: s.find.pose for i, s in sights.items()})
         for i in [i for i in sights if i not in self.tracker.tracks]:  # whoever had to give way
             del sights[i]
         if track is not None:

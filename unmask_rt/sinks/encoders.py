@@ -157,7 +157,7 @@ def _is_encoder(name: str) -> bool:
 
 @contextmanager
 def ordinary_priority() -> Iterator[None]:
-    """Undoes what SVT-AV1 does to root's processes: it puts the thread that opens it, and its own, on real-time priority.
+    """Undoes what SVT-AV1 does to root's processes: it makes the thread that opens it, and its own, real-time ones.
 
     There they starve the rest of the pipeline, and the machine. Threads that were real-time before stay so.
     """
