@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,8 @@ from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Affine, Image, apply
 from unmask_rt.faces import find as module
 from unmask_rt.faces.find import LOOK_AHEAD_FRAMES, FindStage
+from unmask_rt.faces.look import mesh_find
+from unmask_rt.faces.mesh import MeshFace
 from unmask_rt.faces.tracker import Find, Pose, Tracker, anchors_of, difference, moved, pose_of, side_of
 from unmask_rt.faces.video import Sight
 from unmask_rt.frames import Frame, Mode, Packet
@@ -241,3 +244,18 @@ def test_a_still_is_searched_at_any_size_and_turn(face_models: Any, masked_astro
     assert np.abs(found.faces[0].anchors - anchors).max() < 0.06 * 4.5 * side_of(true_pose(0))
     tiny = np.asarray(cv2.resize(masked_astronaut, (64, 64), interpolation=cv2.INTER_AREA))
     assert stage(packet(tiny, 1))[0].faces == ()  # a face of 18 pixels is left alone
+
+
+def test_the_crop_of_a_turned_head_does_not_shrink_with_its_eyes() -> None:
+    """A head that turns about its own axis: the crop keeps its size within the share that is left in."""
+    flat = sample.astronaut_mesh()
+    sides = []
+    for degrees in (0, 20, 40, 55):
+        turn = math.radians(degrees)
+        points = flat.copy()
+        points[:, 0] = (flat[:, 0] - flat[168, 0]) * math.cos(turn) + flat[168, 0]
+        depth = (flat[:, 0] - flat[168, 0]) * math.sin(turn)
+        find = mesh_find(MeshFace(points, depth.astype(np.float32), {}))
+        assert find is not None
+        sides.append(side_of(find.pose) / (sides[0] if sides else 1))
+    assert all(0.8 < side < 1.05 for side in sides[1:]), sides

@@ -155,8 +155,12 @@ def outline_cloth(head: Head, style: Style, rng: Rng, *, pointed: float = 0.3, t
     cheek_height = float(rng.uniform(0.0, 0.45))
     cheek_r, cheek_l = mix(head[50], head[205], cheek_height), mix(head[280], head[425], cheek_height)
     ear = float(np.clip(0.25 + tall_sides * 0.5, 0, 1))
-    high_r = mix(mix(head[132], head[93], ear), head[187], 1 - style.side)
-    high_l = mix(mix(head[361], head[323], ear), head[411], 1 - style.side)
+    high_r, high_l = mix(head[132], head[93], ear), mix(head[361], head[323], ear)
+    if rng.random() < 0.35:  # large masks (KF94 and the like) reach up to the lower lids and the ears
+        lift_up = float(rng.uniform(0.2, 1.0))
+        cheek_r, cheek_l = mix(cheek_r, head[118], lift_up), mix(cheek_l, head[347], lift_up)
+        high_r, high_l = mix(high_r, head[234], lift_up * 0.8), mix(high_l, head[454], lift_up * 0.8)
+    high_r, high_l = mix(high_r, head[187], 1 - style.side), mix(high_l, head[411], 1 - style.side)
     low_r = mix(mix(head[132], head[172], 0.4 + 0.6 * tall_sides), head[214], (1 - style.side) * 0.8)
     low_l = mix(mix(head[361], head[397], 0.4 + 0.6 * tall_sides), head[434], (1 - style.side) * 0.8)
     top = smooth_curve([high_r, cheek_r, nose_left + shift, nose, nose_right + shift, cheek_l, high_l])
@@ -390,7 +394,7 @@ class Family:
     paint: Painter
     colour: Callable[[Rng], Floats]
     shape: Callable[[Head, Style, Rng], Outline]
-    top: tuple[float, float] = (0.35, 0.85)
+    top: tuple[float, float] = (0.35, 0.95)
     side: tuple[float, float] = (0.55, 1.0)
     drop: tuple[float, float] = (0.0, 0.10)
     folds: tuple[float, float] = (0.0, 0.10)

@@ -9,12 +9,14 @@ import cv2
 import numpy as np
 
 from unmask_rt.align import (
+    COARSE_TEMPLATE,
     MESH_ANCHORS,
     Image,
     anchors_from_transform,
     apply,
     coarse_crop_transform,
     invert,
+    scale_of,
 )
 from unmask_rt.faces.centerface import CenterFace, FoundFace
 from unmask_rt.faces.mesh import FaceMesh, MeshFace
@@ -28,6 +30,12 @@ ZOOMS = (2.0, 1.0, 1.4)
 CHECK_WINDOW, CHECK_ZOOMS, CHECK_SCORE = 160, (1.5, 2.0), 0.4
 """A face that only CenterFace sees is looked at again, upright and at one size: hands and necks do not pass."""
 STILL_SIDES = (320, 640, 960)
+EYES = (33, 263)
+"""Outer eye corners in the mesh."""
+TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
+"""A turned head's eyes come together, and a crop fitted to them would cut off the rest of the face. Foreshortening up
+to the first ratio (27 degrees) is left in, as in the crops that networks are trained on; beyond it, up to the second,
+the crop grows."""
 SAME = 0.35
 """`tracker.distance` up to which two looks mean one face."""
 
@@ -67,7 +75,13 @@ def mesh_find(face: MeshFace) -> Find | None:
     except ValueError:
         return None
     rough = float(np.sqrt((pose[4:].reshape(6, 2) ** 2).sum(axis=1).mean()))
-    return Find(pose, "mesh", 1.0) if rough < 0.08 else None
+    if rough >= 0.08:
+        return None
+    apart = face.points[EYES[1]] - face.points[EYES[0]]
+    deep = float(face.depth[EYES[1]] - face.depth[EYES[0]])
+    flat = max(float(np.hypot(*apart)), 1e-3)
+    pose[2] += math.log(min(max(1.0, math.hypot(flat, deep) / flat / TURN_ALLOWED), MOST_TURNED))
+    return Find(pose, "mesh", 1.0)
 
 
 def finder_find(face: FoundFace) -> Find | None:
@@ -88,6 +102,8 @@ def finder_find(face: FoundFace) -> Find | None:
     if not (x0 < middle[0] < x1 and y0 < middle[1] < y1):
         return None
     pose = pose_of(anchors_from_transform(coarse_crop_transform(face.eyes_nose, 256), 256))
+    upright = drop / float(COARSE_TEMPLATE[2, 1] - COARSE_TEMPLATE[0, 1])  # side of the crop by eyes to nose
+    pose[2] = max(pose[2], min(math.log(upright / TURN_ALLOWED), pose[2] + math.log(MOST_TURNED)))
     return Find(pose, "finder", face.score)
 
 
@@ -107,7 +123,7 @@ def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[floa
         to_window = window_of(expected, WINDOW, zoom)
         for face in mesh(cut(rgb, to_window, WINDOW)):
             points = apply(invert(to_window), face.points)
-            find = mesh_find(MeshFace(points, face.depth, face.blendshapes))
+            find = mesh_find(MeshFace(points, face.depth / np.float32(scale_of(to_window)), face.blendshapes))
             if find is not None and distance(find.pose, expected) < SAME:
                 return find
     return None
