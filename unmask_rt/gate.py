@@ -10,7 +10,7 @@ from unmask_rt.frames import Mode, Packet
 
 __all__ = ["Gate", "Mode"]
 
-ON, OFF = 0.5, 0.25
+ON, OFF = 0.6, 0.25
 """Scores (share of the lower face that the map covers) from which a face counts as masked, and below which it does not;
 in between it stays what it was."""
 CERTAIN = 0.75
