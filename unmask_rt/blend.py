@@ -30,6 +30,8 @@ BORDER_SHARE = 0.06
 MINIMUM_WEIGHT = 1 / 128
 MINIMUM_LEVEL = 0.25
 """Deviation (of 255) below which nobody sees that detail is missing."""
+STEEPEST = 1.5
+"""How much stronger than the next finer one a band of added detail may be."""
 _TILE = 512
 
 
@@ -193,7 +195,9 @@ def _missing(picture: Image, patch: Image, weight: Weight, scale: float) -> Leve
     levels = []
     for around, inside in zip(_bands(luma, scale), _bands(filled, scale), strict=True):
         wanted, present = _level(around, ring), _level(inside, solid)
-        levels.append(min(12.0, np.sqrt(max(0.0, wanted**2 - present**2))))
+        lacking = min(12.0, np.sqrt(max(0.0, wanted**2 - present**2)))
+        # Grain does not grow from octave to octave as the edges of a small face do.
+        levels.append(min(lacking, levels[-1] * STEEPEST) if levels else lacking)
     return np.array(levels)
 
 
