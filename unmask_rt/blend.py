@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -192,10 +193,10 @@ def _missing(picture: Image, patch: Image, weight: Weight, scale: float) -> Leve
         return np.zeros(0)
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     filled = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    levels = []
+    levels: list[float] = []
     for around, inside in zip(_bands(luma, scale), _bands(filled, scale), strict=True):
         wanted, present = _level(around, ring), _level(inside, solid)
-        lacking = min(12.0, np.sqrt(max(0.0, wanted**2 - present**2)))
+        lacking = min(12.0, math.sqrt(max(0.0, wanted**2 - present**2)))
         # Grain does not grow from octave to octave as the edges of a small face do.
         levels.append(min(lacking, levels[-1] * STEEPEST) if levels else lacking)
     return np.array(levels)
