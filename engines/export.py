@@ -103,7 +103,7 @@ def main() -> None:
         template=tuple((float(x), float(y)) for x, y in TEMPLATE.round(6)),
         extra_channels=(),
         licence=LICENCE,
-        trained=f"map {map_meta['step']} steps, editing {edit_meta['step']} steps of 16 pictures",
+        trained=f"last part of training: map {map_meta['step']} steps, editing {edit_meta['step']} steps",
     )
     export(Unmask(map_net, edit_net), arguments.out, spec)
     if arguments.bundle:

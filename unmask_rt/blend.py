@@ -123,7 +123,7 @@ def paste(
     patch = warp_back(completed, transform, size)
     weight = warp_weight(region, transform, size)
     if levels is None:
-        levels = _missing(picture, patch, weight, scale_of(transform))
+        levels = missing_levels(picture, completed, region, transform)
     middle = (region.weight.shape[0] - 1) / 2
     x, y = (round(float(v)) for v in invert(transform) @ [middle, middle, 1.0])
     result = patch.astype(np.float32)
@@ -180,10 +180,7 @@ def missing_levels(picture: Image, completed: Image, region: Region, transform: 
     """
     size = picture.shape[1::-1]
     patch, weight = warp_back(completed, transform, size), warp_weight(region, transform, size)
-    return _missing(picture, patch, weight, scale_of(transform))
-
-
-def _missing(picture: Image, patch: Image, weight: Weight, scale: float) -> Levels:
+    scale = scale_of(transform)
     solid = (weight > 0.9).astype(np.uint8)
     reach = max(3, round(10 / scale))
     outside = (weight == 0).astype(np.uint8)

@@ -46,9 +46,7 @@ class InpaintStage:
         """The crop and its transform from coded pixels; None for a face that lies outside the picture."""
         to_crop = align.crop_transform(face.anchors, self._size, self._template)
         transform = align.compose(to_crop, frame.to_display)
-        edges = align.corners(transform, self._size)
-        low, high = edges.min(0), edges.max(0)
-        rect = planes.align_rect(frame.video, (float(low[0]), float(low[1]), float(high[0]) + 1, float(high[1]) + 1))
+        rect = planes.rect_around(frame.video, align.corners(transform, self._size))
         if rect[2] - rect[0] < 4 or rect[3] - rect[1] < 4:
             return None
         rgb = planes.read_rgb(frame.video, rect)

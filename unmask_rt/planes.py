@@ -23,7 +23,7 @@ from av.codec.codec import find_best_pix_fmt_of_list
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from unmask_rt.align import Image
+from unmask_rt.align import Image, Points
 from unmask_rt.frames import Frame, Mask
 
 Rect = tuple[int, int, int, int]
@@ -174,6 +174,12 @@ def align_rect(video: av.VideoFrame, rect: tuple[float, float, float, float]) ->
     x1 = min(video.width, -(-x1 // layout.x_step) * layout.x_step)
     y1 = min(video.height, -(-y1 // layout.y_step) * layout.y_step)
     return x0, y0, x1, y1
+
+
+def rect_around(video: av.VideoFrame, points: Points) -> Rect:
+    """`align_rect` of the pixels that points, float[K, 2] coded pixels, span."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return align_rect(video, (float(low[0]), float(low[1]), float(high[0]) + 1, float(high[1]) + 1))
 
 
 def preview(frame: Frame, max_side: int) -> tuple[Image, float]:

@@ -115,8 +115,7 @@ def blur(frame: Frame, box: Box) -> Frame:
     """The frame with a box (display pixels) blurred beyond recognition."""
     to_coded = align.invert(frame.to_display)
     edges = align.apply(to_coded, np.array([box[:2], box[2:]], np.float32))
-    low, high = edges.min(0), edges.max(0)
-    rect = planes.align_rect(frame.video, (float(low[0]), float(low[1]), float(high[0]) + 1, float(high[1]) + 1))
+    rect = planes.rect_around(frame.video, edges)
     if rect[2] - rect[0] < 2 or rect[3] - rect[1] < 2:
         return frame
     before = planes.read_rgb(frame.video, rect)
