@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.bank import open_bank
+from trainer.bank import NAMES, open_bank
+from trainer.masks import any_colour, value_noise
 
 SIZE = 256
 
@@ -60,6 +61,34 @@ def tone_curve(rng: np.random.Generator) -> np.ndarray:
     return np.clip(x * 255 + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
 
 
+def dress(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Clothes drawn up to the neck or over the chin, behind the mask, often in the mask's own colour.
+
+    A gown, a scrub or a pullover that touches the mask must not be taken for a part of it.
+
+    Args:
+        picture: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it, which stays in front.
+        rng: of colour, neckline and folds.
+    """
+    lower = float(np.nonzero(alpha.max(1) > 127)[0].max(initial=200))
+    middle, edge = rng.uniform(70, 186), lower + rng.uniform(-25, 35)
+    x = np.arange(SIZE, dtype=np.float32)
+    reach = np.abs(x - middle) / rng.uniform(60, 130)
+    neckline = edge - rng.uniform(5, 90) * reach ** rng.uniform(0.8, 2.0) + (x - 128) * rng.normal(0, 0.25)
+    below = np.arange(SIZE, dtype=np.float32)[:, None] - neckline
+    cover = np.clip(below / rng.uniform(0.7, 2.5) + 0.5, 0, 1)[..., None] * (1 - alpha[..., None] / np.float32(255))
+    if alpha.any() and rng.random() < 0.75:
+        colour = np.median(picture[alpha > 200], 0) if (alpha > 200).any() else any_colour(rng) * 255
+        colour = colour * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 10, 3)
+    else:
+        colour = any_colour(rng) * 255
+    folds = value_noise(rng, (SIZE, SIZE), (int(rng.integers(2, 9)), int(rng.integers(2, 7)))) * rng.uniform(0, 0.35)
+    rim = np.exp(-(((below - rng.uniform(3, 10)) / 2) ** 2)) * rng.uniform(-0.3, 0.2) * (rng.random() < 0.6)
+    cloth = colour * (1 + folds + rim)[..., None]
+    return np.clip(picture + (cloth - picture) * cover + 0.5, 0, 255).astype(np.uint8)
+
+
 class Faces(Dataset[tuple[np.ndarray, ...]]):
     """Augmented pairs of a masked crop and the truth under the mask.
 
@@ -70,6 +99,7 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         sources: weight by source.
         augment: False gives the rows of the split in order, unaltered.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
+        dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
         size: side of the samples, 256 or less.
         real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
         real_share: share of samples that come from there.
@@ -84,11 +114,13 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         *,
         augment: bool = True,
         bare: float = 0.0,
+        dressed: float = 0.0,
         size: int = SIZE,
         real: Path | None = None,
         real_share: float = 0.0,
     ) -> None:
         self.data, self.seed, self.augment, self.bare, self.size = data, seed, augment, bare, size
+        self.dressed = dressed
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
         self.cumulated = np.cumsum(sampling_weights(records, split, sources))
@@ -136,6 +168,8 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         bare = rng.random() < self.bare
         masked = truth if bare else np.asarray(arrays["masked"][variant, row])
         alpha = np.zeros((SIZE, SIZE), np.uint8) if bare else np.asarray(arrays["alpha"][variant, row])
+        if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
+            masked = dress(masked, alpha, rng)
         valid = np.zeros((SIZE, SIZE), np.uint8)
         cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
         if self.augment:

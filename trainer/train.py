@@ -218,6 +218,7 @@ def train(
         preset["seed"],
         preset["sources"],
         bare=preset.get("bare", 0.0),
+        dressed=preset.get("dressed", 0.0),
         size=preset["size"],
         real=real,
         real_share=preset.get("real_share", 0.0),
