@@ -20,7 +20,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from engines.spec import METADATA_KEY, ModelSpec
-from trainer.networks import EditNet, MapNet, Unmask
+from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt.align import TEMPLATE
 
 LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"

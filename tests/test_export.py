@@ -14,7 +14,7 @@ import torch
 from engines import export, open_engine
 from engines.base import Engine
 from engines.spec import METADATA_KEY, ModelSpec
-from trainer.networks import EditNet, MapNet, Unmask
+from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt import align, models, sample
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine

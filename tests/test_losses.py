@@ -20,7 +20,7 @@ from trainer.losses import (
     strided_ssim,
     weighted_l1,
 )
-from trainer.networks import PatchGan
+from trainer.networks.realtime import PatchGan
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.networks import EditNet, MapNet, PatchGan, Unmask, complete, cut, match_seam
+from trainer.networks.realtime import EditNet, MapNet, PatchGan, Unmask, complete, cut, match_seam
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
 SMALL = (8, 8, 8, 8, 8)

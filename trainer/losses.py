@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trainer.networks import PatchGan
+from trainer.networks.realtime import PatchGan
 
 
 def weighted_l1(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

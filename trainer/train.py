@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from trainer import losses
 from trainer.data import Batch, Faces, batches
-from trainer.networks import EditNet, MapNet, PatchGan, channels_last, complete, cut
+from trainer.networks.realtime import EditNet, MapNet, PatchGan, channels_last, complete, cut
 
 
 def lower_face(pictures: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """What every training system is to the loop: networks, optimizers, one step, and restoring a face.
 
-A system is made twice over in its life. To *restore* faces it needs its networks only: ``__init__`` makes them. To be
-*trained* it needs optimizers and the frozen networks of its losses as well: `prepare` makes those, once, before the first
-step. Its options are the stage's table of the preset, as read from the file.
+To *restore* faces a system needs its networks only: ``__init__`` makes them. To be *trained* it needs optimizers and the
+frozen networks of its losses as well: `prepare` makes those, once, before the first step. Its options are the stage's
+table of the preset, as read from the file.
 
 Randomness comes from torch's global generator alone; the loop seeds it before each step with (seed, step), which is why
 a resumed run draws the same numbers without anything being stored.
@@ -157,4 +157,4 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return] # torch's stubs
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs

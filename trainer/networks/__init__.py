@@ -1,0 +1,1 @@
+"""The networks of every system, one file a family."""
