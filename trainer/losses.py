@@ -119,6 +119,11 @@ class Perceptual(nn.Module):
         return torch.stack(terms).mean()
 
 
+def judged(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy of a discriminator's logits against "real" or "fake" (I. Goodfellow et al., NIPS 2014)."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """Hinge loss of the discriminator (J. H. Lim and J. C. Ye, "Geometric GAN", 2017)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()

@@ -17,6 +17,7 @@ PLACES: dict[str, str] = {
     "pix2pix": "trainer.systems.pix2pix:Pix2Pix",
     "dual-patch": "trainer.systems.dual_patch:DualPatch",
     "mask2face": "trainer.systems.mask2face:Mask2Face",
+    "map-module": "trainer.systems.map_edit:MapModule",
     "map-edit": "trainer.systems.map_edit:MapEdit",
     "siamese": "trainer.systems.siamese:Siamese",
 }
