@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from tests.trainer_media import BANK_SEED, VARIANTS, TinySet
-from trainer.bank import NAMES, create, draw_rows, open_bank
+from trainer.bank import NAMES, Job, Settings, create, draw_bank, draw_rows, open_bank
+from trainer.masks import FAMILY_WEIGHTS, choose_families
+from unmask_rt.errors import UsageError
+
+SETTINGS = Settings(BANK_SEED, FAMILY_WEIGHTS)
 
 
 @pytest.fixture
@@ -17,7 +21,7 @@ def fresh(tiny_set: TinySet, tmp_path: Path) -> Path:
     """The prepared faces with an empty bank."""
     for name in ("crops", "mesh"):
         shutil.copy(tiny_set.data / f"{name}.npy", tmp_path)
-    create(tmp_path, tiny_set.summary["kept"], VARIANTS)
+    create(tmp_path, tiny_set.summary["kept"], VARIANTS, SETTINGS)
     return tmp_path
 
 
@@ -39,7 +43,7 @@ def test_every_face_has_its_masks(tiny_set: TinySet) -> None:
 
 def test_the_same_seed_draws_the_same_bank_in_any_order(tiny_set: TinySet, fresh: Path) -> None:
     rows = np.random.default_rng(5).permutation(tiny_set.summary["kept"])[:5].tolist()
-    assert draw_rows((fresh, 1, rows, BANK_SEED)) == 5
+    assert draw_rows(Job(fresh, 1, tuple(rows), SETTINGS)) == 5
     wanted, found = open_bank(tiny_set.data), open_bank(fresh)
     for name in ("masked", "alpha", "family"):
         assert (np.asarray(found[name][1])[rows] == np.asarray(wanted[name][1])[rows]).all()
@@ -47,24 +51,39 @@ def test_the_same_seed_draws_the_same_bank_in_any_order(tiny_set: TinySet, fresh
 
 
 def test_another_seed_draws_others(tiny_set: TinySet, fresh: Path) -> None:
-    draw_rows((fresh, 0, [0, 1, 2], BANK_SEED + 1))
+    draw_rows(Job(fresh, 0, (0, 1, 2), Settings(BANK_SEED + 1, FAMILY_WEIGHTS)))
     assert (open_bank(fresh)["alpha"][0, :3] != open_bank(tiny_set.data)["alpha"][0, :3]).any(axis=(1, 2)).all()
 
 
 def test_what_is_done_is_not_drawn_again(tiny_set: TinySet, fresh: Path) -> None:
     bank = open_bank(fresh, "r+")
     bank["masked"][0, 2], bank["done"][0, 2] = 77, 1
-    draw_rows((fresh, 0, [1, 2, 3], BANK_SEED))
+    draw_rows(Job(fresh, 0, (1, 2, 3), SETTINGS))
     assert (bank["masked"][0, 2] == 77).all()
     wanted = open_bank(tiny_set.data)
     for row in (1, 3):
         assert (bank["masked"][0, row] == wanted["masked"][0, row]).all()
-    create(fresh, tiny_set.summary["kept"], VARIANTS)
+    create(fresh, tiny_set.summary["kept"], VARIANTS, SETTINGS)
     assert np.asarray(open_bank(fresh)["done"]).sum() == 3, "creating again emptied the bank"
 
 
-def test_a_bank_of_another_set_is_refused(tiny_set: TinySet, fresh: Path) -> None:
-    with pytest.raises(ValueError, match="delete"):
-        create(fresh, tiny_set.summary["kept"] + 1, VARIANTS)
-    with pytest.raises(ValueError, match="delete"):
-        create(fresh, tiny_set.summary["kept"], VARIANTS + 1)
+def test_a_bank_of_another_set_or_of_other_settings_is_refused(tiny_set: TinySet, fresh: Path) -> None:
+    kept = tiny_set.summary["kept"]
+    with pytest.raises(UsageError, match="Delete"):
+        create(fresh, kept + 1, VARIANTS, SETTINGS)
+    with pytest.raises(UsageError, match="Delete"):
+        create(fresh, kept, VARIANTS + 1, SETTINGS)
+    for other in (Settings(BANK_SEED + 1, FAMILY_WEIGHTS), Settings(BANK_SEED, {"cup": 1.0})):
+        with pytest.raises(UsageError, match=r"bank\.json"):
+            create(fresh, kept, VARIANTS, other)
+    (fresh / "bank" / "bank.json").unlink()
+    create(fresh, kept, VARIANTS, SETTINGS)  # one that was drawn before settings were written down
+
+
+def test_only_the_families_that_were_chosen_are_drawn(tiny_set: TinySet, fresh: Path) -> None:
+    shutil.rmtree(fresh / "bank")
+    draw_bank(fresh, variants=2, workers=1, families=choose_families("classic,geometric", without="surgical,gaiter"))
+    bank = open_bank(fresh)
+    drawn = {NAMES[i] for i in np.unique(bank["family"])}
+    assert np.asarray(bank["done"]).all() and len(drawn) > 2
+    assert drawn <= {"kn95", "cup", "cloth", "sport", "rectangle", "oval"}

@@ -48,8 +48,9 @@ def test_only_the_export_needs_the_trainer(path: Path) -> None:
     assert "engines.export" not in path.read_text("utf-8")
 
 
-def test_mask_drawing_needs_no_torch() -> None:
-    assert not {"torch", "mediapipe", "av"} & set(imports(ROOT / "trainer" / "masks.py", lazy=True))
+@pytest.mark.parametrize("path", modules("trainer/masks"), ids=lambda p: p.name)
+def test_mask_drawing_needs_no_torch(path: Path) -> None:
+    assert not {"torch", "mediapipe", "av"} & set(imports(path, lazy=True))
 
 
 def test_a_picture_is_unmasked_without_torch(tmp_path: Path, face_models: object) -> None:
