@@ -20,18 +20,27 @@ import torch
 from onnx import helper, numpy_helper
 
 from engines.spec import METADATA_KEY, ModelSpec
+from trainer import checkpoint
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt.align import TEMPLATE
+from unmask_rt.errors import ModelError
 
 LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"
 
 
-def load_average(run: Path, network: torch.nn.Module) -> dict[str, object]:
-    """Fills a network with a run's averaged weights; returns the run's meta record."""
-    stored = torch.load(run / "checkpoint.pt", weights_only=True)
-    network.load_state_dict(stored["average"])
+def load_average(run: Path, network: torch.nn.Module, name: str) -> dict[str, object]:
+    """Fills a network with a run's newest (averaged) weights of that name; returns the run's meta record.
+
+    Raises:
+        MissingError, ModelError: no run, a damaged one, or one without such a network.
+    """
+    stored = checkpoint.load(run)
+    weights = stored.weights()
+    if name not in weights:
+        raise ModelError(f"{run} has no network {name!r}", "Give another run.")
+    network.load_state_dict(weights[name])
     network.eval()
-    return dict(stored["meta"])
+    return stored.meta
 
 
 def to_onnx(model: Unmask, size: int) -> onnx.ModelProto:
@@ -96,7 +105,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     map_net, edit_net = MapNet(), EditNet()
-    map_meta, edit_meta = load_average(arguments.map, map_net), load_average(arguments.edit, edit_net)
+    map_meta = load_average(arguments.map, map_net, "map")
+    edit_meta = load_average(arguments.edit, edit_net, "generator")
     spec = ModelSpec(
         name=arguments.name,
         crop_size=256,

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests.trainer_media import TinySet
+from trainer.augment import tone_curve
 from trainer.bank import create
-from trainer.data import Batch, Faces, batches, sampling_weights, tone_curve
+from trainer.data import Batch, Faces, batches, sampling_weights
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
 SOURCES = {"faces": 1.0, "more": 2.0}

@@ -110,7 +110,7 @@ def test_averaged_weights_are_what_is_exported(tmp_path: Path) -> None:
     state = {"network": trained.state_dict(), "average": average.state_dict(), "meta": {"step": 7, "seconds": 1.0}}
     torch.save(state, tmp_path / "checkpoint.pt")
     loaded = MapNet((4, 4, 4, 4, 4))
-    meta = export.load_average(tmp_path, loaded)
+    meta = export.load_average(tmp_path, loaded, "map")
     assert meta["step"] == 7 and not loaded.training
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, average.state_dict()[name])

@@ -1,13 +1,16 @@
 """Training samples from a prepared set and its bank of masks.
 
-Sample number ``i`` is drawn from a random stream of its own, seeded with (seed, i): the order does not depend on the
-number of workers, and a resumed run sees exactly what an uninterrupted one would have seen.
+Sample number ``i`` is drawn from random streams of its own, seeded with (seed, i): the order does not depend on the
+number of workers, and a resumed run sees exactly what an uninterrupted one would have seen. Which face and which of its
+masks come is drawn from a stream apart from the augmentation's: runs of one seed see the same faces with the same masks
+in the same order, whatever is done to them afterwards.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from trainer.augment import JITTERS, SIZE, Planes, dress, plain
 from trainer.bank import NAMES, open_bank
-from trainer.masks import any_colour, value_noise
+from unmask_rt.errors import MissingError, UsageError
 
-SIZE = 256
+Sample = tuple[np.ndarray, ...]
+"""masked and truth uint8[3, S, S], alpha and valid uint8[1, S, S]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,13 @@ class Batch:
     alpha: Tensor
     valid: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if device.type == "cpu":
+            return self
+        parts = (t.to(device, non_blocking=True) for t in (self.masked, self.truth, self.alpha, self.valid))
+        return Batch(*parts)
+
     def floats(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(masked, truth) in -1..1 and (alpha, valid) in 0..1, channels last."""
         last = torch.channels_last
@@ -43,53 +55,24 @@ class Batch:
 
 
 def sampling_weights(records: list[dict[str, Any]], split: str, sources: Mapping[str, float]) -> np.ndarray:
-    """How often each row is drawn, float64[N] of sum 1: by source, and more for smiles, open mouths, turned heads."""
+    """How often each row is drawn, float64[N] of sum 1: by source, and more for smiles, open mouths, turned heads.
+
+    Raises:
+        UsageError: there is none.
+    """
     weights = np.array([sources.get(r["source"], 1.0) * (r["split"] == split) for r in records], np.float64)
     smile = np.array([r["smile"] > 0.3 or r["open"] > 0.1 for r in records])
     turned = np.array([abs(r["yaw"]) > 0.25 for r in records])
     weights *= np.where(smile, 1.6, 1.0) * np.where(turned, 1.6, 1.0)
     if weights.sum() == 0:
-        raise ValueError(f"no prepared face belongs to the split {split!r}")
+        raise UsageError(
+            f"no prepared face of the preset's sources belongs to the split {split!r}",
+            "Prepare more faces, or give their source a weight above 0 in the preset's [sources].",
+        )
     return weights / weights.sum()
 
 
-def tone_curve(rng: np.random.Generator) -> np.ndarray:
-    """A random exposure, contrast, gamma and white balance as a lookup table uint8[256, 1, 3]."""
-    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.18))
-    x = (x - 0.5) * np.exp(rng.normal(0, 0.1)) + 0.5 + rng.normal(0, 0.03)
-    x = x * np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
-    return np.clip(x * 255 + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
-
-
-def dress(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Clothes drawn up to the neck or over the chin, behind the mask, often in the mask's own colour.
-
-    A gown, a scrub or a pullover that touches the mask must not be taken for a part of it.
-
-    Args:
-        picture: uint8[256, 256, 3], an aligned crop.
-        alpha: uint8[256, 256], the coverage of the mask in it, which stays in front.
-        rng: of colour, neckline and folds.
-    """
-    lower = float(np.nonzero(alpha.max(1) > 127)[0].max(initial=200))
-    middle, edge = rng.uniform(70, 186), lower + rng.uniform(-25, 35)
-    x = np.arange(SIZE, dtype=np.float32)
-    reach = np.abs(x - middle) / rng.uniform(60, 130)
-    neckline = edge - rng.uniform(5, 90) * reach ** rng.uniform(0.8, 2.0) + (x - 128) * rng.normal(0, 0.25)
-    below = np.arange(SIZE, dtype=np.float32)[:, None] - neckline
-    cover = np.clip(below / rng.uniform(0.7, 2.5) + 0.5, 0, 1)[..., None] * (1 - alpha[..., None] / np.float32(255))
-    if alpha.any() and rng.random() < 0.75:
-        colour = np.median(picture[alpha > 200], 0) if (alpha > 200).any() else any_colour(rng) * 255
-        colour = colour * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 10, 3)
-    else:
-        colour = any_colour(rng) * 255
-    folds = value_noise(rng, (SIZE, SIZE), (int(rng.integers(2, 9)), int(rng.integers(2, 7)))) * rng.uniform(0, 0.35)
-    rim = np.exp(-(((below - rng.uniform(3, 10)) / 2) ** 2)) * rng.uniform(-0.3, 0.2) * (rng.random() < 0.6)
-    cloth = colour * (1 + folds + rim)[..., None]
-    return np.clip(picture + (cloth - picture) * cover + 0.5, 0, 255).astype(np.uint8)
-
-
-class Faces(Dataset[tuple[np.ndarray, ...]]):
+class Faces(Dataset[Sample]):
     """Augmented pairs of a masked crop and the truth under the mask.
 
     Args:
@@ -97,12 +80,18 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         split: "train", "validation" or "test".
         seed: of the order and the augmentation.
         sources: weight by source.
+        size: side of the samples, 256 or less.
         augment: False gives the rows of the split in order, unaltered.
+        jitter: how samples are augmented, a key of `augment.JITTERS`.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
-        size: side of the samples, 256 or less.
+        without: families of masks that never come, held out for measuring.
         real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
         real_share: share of samples that come from there.
+
+    Raises:
+        MissingError: the folder is no prepared set.
+        UsageError: no face belongs to the split, or no mask is left.
     """
 
     def __init__(
@@ -112,15 +101,23 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
         seed: int,
         sources: Mapping[str, float],
         *,
+        size: int = SIZE,
         augment: bool = True,
+        jitter: str = "camera",
         bare: float = 0.0,
         dressed: float = 0.0,
-        size: int = SIZE,
+        without: Sequence[str] = (),
         real: Path | None = None,
         real_share: float = 0.0,
     ) -> None:
-        self.data, self.seed, self.augment, self.bare, self.size = data, seed, augment, bare, size
-        self.dressed = dressed
+        if not (data / "meta.json").is_file():
+            raise MissingError(f"{data} is no prepared set of faces", "Make one: unmask-train prepare FACES -o DATA.")
+        unknown = set(without) - set(NAMES)
+        if unknown:
+            raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
+        self.data, self.seed, self.size, self.augment = data, seed, size, augment
+        self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
+        self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
         self.cumulated = np.cumsum(sampling_weights(records, split, sources))
@@ -130,40 +127,60 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
     def _open(self) -> dict[str, np.ndarray]:
         if self.arrays is None:
             cv2.setNumThreads(1)
-            plain = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
-            bank = open_bank(self.data)
-            if not bank["done"][:, self.rows].any():
-                raise ValueError(
-                    f"no mask has been drawn yet for these faces in {self.data / 'bank'}; draw the bank first"
+            try:
+                plain_arrays = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
+                bank = open_bank(self.data)
+            except FileNotFoundError as error:
+                raise MissingError(
+                    f"{error.filename} is missing", "Prepare the set again: unmask-train prepare FACES -o DATA."
+                ) from error
+            self.arrays = plain_arrays | bank
+            drawn = self.rows[self._usable(slice(None), self.rows).any(0)]
+            if not len(drawn):
+                raise UsageError(
+                    f"no mask that may come has been drawn yet for these faces in {self.data / 'bank'}",
+                    "Draw the bank first (unmask-train prepare), or hold fewer families out.",
                 )
-            self.arrays = plain | bank
             if self.real is not None:
                 self.arrays |= {
                     f"real_{n}": np.load(self.real / f"{n}.npy", mmap_mode="r") for n in ("crops", "alpha", "weight")
                 }
         return self.arrays
 
+    def _usable(self, variant: Any, row: Any) -> Any:
+        """Whether masks are drawn and of a family that may come."""
+        assert self.arrays is not None
+        return (self.arrays["done"][variant, row] != 0) & ~np.isin(self.arrays["family"][variant, row], self.left_out)
+
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:
-        arrays = self._open()
+    def choose(self, number: int) -> tuple[int, int]:
+        """Row and variant of the sample with this number."""
+        variants = len(self._open()["done"])
         rng = np.random.default_rng([self.seed, number])
+        if self.augment:
+            row, variant = self._any_row(rng), int(rng.integers(variants))
+        else:
+            row, variant = int(self.rows[number % len(self.rows)]), 0
+        tried = 0
+        while not self._usable(variant, row):  # a family that is held out, or a bank that is still being drawn
+            variant, tried = (variant - 1) % variants, tried + 1
+            if tried % variants == 0:
+                row = self._any_row(rng)
+        return row, variant
+
+    def _any_row(self, rng: np.random.Generator) -> int:
+        return int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
+
+    def __getitem__(self, number: int) -> Sample:
+        arrays = self._open()
+        row, variant = self.choose(number)
+        rng = np.random.default_rng([self.seed, number, 1])
         if rng.random() < self.real_share:
             row = int(rng.integers(len(arrays["real_crops"])))
             crop, alpha, weight = (np.asarray(arrays[f"real_{n}"][row]) for n in ("crops", "alpha", "weight"))
-            masked, truth, alpha, weight = self._augment(crop, crop, alpha, weight, rng)
-            return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], weight[None]
-        variants = len(arrays["done"])
-        if self.augment:
-            row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
-            variant = int(rng.integers(variants))
-        else:
-            row, variant = int(self.rows[number % len(self.rows)]), 0
-        while not arrays["done"][variant, row]:  # a bank that is still being drawn
-            variant = (variant - 1) % variants
-            if variant == variants - 1:
-                row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
+            return as_sample(self.jitter((crop, crop, alpha, weight), rng, self.size))
         truth = np.asarray(arrays["crops"][row])
         bare = rng.random() < self.bare
         masked = truth if bare else np.asarray(arrays["masked"][variant, row])
@@ -172,66 +189,58 @@ class Faces(Dataset[tuple[np.ndarray, ...]]):
             masked = dress(masked, alpha, rng)
         valid = np.zeros((SIZE, SIZE), np.uint8)
         cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
-        if self.augment:
-            masked, truth, alpha, valid = self._augment(masked, truth, alpha, valid, rng)
-        elif self.size != SIZE:
-            half = (self.size, self.size)
-            masked, truth, alpha, valid = (
-                np.asarray(cv2.resize(p, half, interpolation=cv2.INTER_AREA)) for p in (masked, truth, alpha, valid)
-            )
-        return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], valid[None]
-
-    def _augment(
-        self, masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, valid: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, ...]:
-        angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
-        matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
-        matrix[:, 2] += rng.normal(0, 4.0, 2)
-        if rng.random() < 0.5:
-            matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
-        if self.size != SIZE:
-            ratio = self.size / SIZE
-            matrix = np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]) @ np.vstack(
-                [matrix, [0, 0, 1.0]]
-            )
-        size = (self.size, self.size)
-        masked, truth = (
-            cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            for p in (masked, truth)
-        )
-        alpha = cv2.warpAffine(alpha, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        valid = cv2.warpAffine(valid, matrix, size, flags=cv2.INTER_NEAREST)
-        curve = tone_curve(rng)
-        masked, truth = cv2.LUT(masked, curve), cv2.LUT(truth, curve)
-        if rng.random() < 0.15:
-            sigma = float(rng.uniform(0.4, 1.6)) * self.size / SIZE
-            masked, truth = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (masked, truth))
-        if rng.random() < 0.2:
-            noise = rng.normal(0, rng.uniform(1, 7), (*size, 1)).astype(np.float32)
-            masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
-        if rng.random() < 0.3:
-            _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
-            masked = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-        return np.asarray(masked), np.asarray(truth), np.asarray(alpha), np.asarray(valid)
+        planes = masked, truth, alpha, valid
+        return as_sample((self.jitter if self.augment else plain)(planes, rng, self.size))
 
 
-class Numbers(Sampler[int]):
-    """Sample numbers from ``start`` on, without end."""
+def as_sample(planes: Planes) -> Sample:
+    """Channels first."""
+    masked, truth, alpha, valid = planes
+    return masked.transpose(2, 0, 1), truth.transpose(2, 0, 1), alpha[None], valid[None]
 
-    def __init__(self, start: int) -> None:
-        self.start = start
 
-    def __iter__(self) -> Iterator[int]:
-        number = self.start
+class Numbers(Sampler[list[int]]):
+    """Batches of sample numbers from ``start`` on, without end; each process of several takes its part of them."""
+
+    def __init__(self, start: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        self.start, self.batch, self.rank, self.world = start, batch, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start + self.rank * self.batch
         while True:
-            yield number
-            number += 1
+            yield list(range(first, first + self.batch))
+            first += self.batch * self.world
 
 
-def batches(dataset: Faces, batch: int, start: int, workers: int) -> Iterator[Batch]:
-    """Endless batches of a training set from sample number ``start`` on."""
+def batches(
+    dataset: Dataset[Sample],
+    batch: int,
+    start: int,
+    workers: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    pinned: bool = False,
+) -> Iterator[Batch]:
+    """Endless batches of a training set from sample number ``start`` on, made ahead by ``workers`` processes."""
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=batch, sampler=Numbers(start), num_workers=workers, prefetch_factor=4 if workers else None
+        dataset,
+        batch_sampler=Numbers(start, batch, rank, world),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=pinned,
     )
     for arrays in loader:
         yield Batch(*arrays)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is the main process's business: it still wants its batch, and writes a checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def stacked(dataset: Dataset[Sample], numbers: Sequence[int]) -> Batch:
+    """One batch of chosen samples."""
+    columns = zip(*(dataset[i] for i in numbers), strict=True)
+    return Batch(*(torch.from_numpy(np.stack(column)) for column in columns))

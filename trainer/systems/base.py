@@ -1,8 +1,8 @@
 """What every training system is to the loop: networks, optimizers, one step, and restoring a face.
 
-To *restore* faces a system needs its networks only: ``__init__`` makes them. To be *trained* it needs optimizers and the
-frozen networks of its losses as well: `prepare` makes those, once, before the first step. Its options are the stage's
-table of the preset, as read from the file.
+To *restore* faces a system needs its networks only: ``__init__`` makes them. To be *trained* it needs optimizers and
+the frozen networks of its losses as well: `prepare` makes those, once, before the first step. Its options are the
+stage's table of the preset, as read from the file.
 
 Randomness comes from torch's global generator alone; the loop seeds it before each step with (seed, step), which is why
 a resumed run draws the same numbers without anything being stored.
@@ -99,11 +99,11 @@ class System(ABC):
 
     # ---- what systems are built from
 
-    def adam(self, *names: str, key: str = "learning_rate") -> torch.optim.Optimizer:
-        """Adam over some networks; the rate is ``options[key]``, betas are ``options["betas"]`` (default .9, .999)."""
+    def adam(self, *names: str, key: str = "learning_rate", betas: str = "betas") -> torch.optim.Optimizer:
+        """Adam over some networks, with the rate and the betas (.9, .999 where there are none) of these options."""
         parameters = [p for name in names for p in self.networks[name].parameters()]
-        betas = self.options.get("betas", (0.9, 0.999))
-        return torch.optim.Adam(parameters, self.options[key], (betas[0], betas[1]), fused=True)
+        first, second = self.options.get(betas, (0.9, 0.999))
+        return torch.optim.Adam(parameters, self.options[key], (first, second), fused=True)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision (bfloat16) for the networks' forward passes, where it is switched on; losses take floats."""

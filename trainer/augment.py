@@ -1,0 +1,123 @@
+"""Augmentation: what a sample goes through before a network sees it.
+
+Every jitter takes (masked and truth uint8[256, 256, 3], alpha and valid uint8[256, 256]), a random generator
+and the side of the samples, and gives the four at that side. Geometry is the same for all four; light, blur, noise and
+JPEG stay away from alpha and valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from trainer.masks import any_colour, value_noise
+
+SIZE = 256
+Planes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Jitter = Callable[[Planes, np.random.Generator, int], Planes]
+
+
+def tone_curve(rng: np.random.Generator) -> np.ndarray:
+    """A random exposure, contrast, gamma and white balance as a lookup table uint8[256, 1, 3]."""
+    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.18))
+    x = (x - 0.5) * np.exp(rng.normal(0, 0.1)) + 0.5 + rng.normal(0, 0.03)
+    x = x * np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
+    return np.clip(x * 255 + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
+
+
+def dress(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Clothes drawn up to the neck or over the chin, behind the mask, often in the mask's own colour.
+
+    A gown, a scrub or a pullover that touches the mask must not be taken for a part of it.
+
+    Args:
+        picture: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it, which stays in front.
+        rng: of colour, neckline and folds.
+    """
+    lower = float(np.nonzero(alpha.max(1) > 127)[0].max(initial=200))
+    middle, edge = rng.uniform(70, 186), lower + rng.uniform(-25, 35)
+    x = np.arange(SIZE, dtype=np.float32)
+    reach = np.abs(x - middle) / rng.uniform(60, 130)
+    neckline = edge - rng.uniform(5, 90) * reach ** rng.uniform(0.8, 2.0) + (x - 128) * rng.normal(0, 0.25)
+    below = np.arange(SIZE, dtype=np.float32)[:, None] - neckline
+    cover = np.clip(below / rng.uniform(0.7, 2.5) + 0.5, 0, 1)[..., None] * (1 - alpha[..., None] / np.float32(255))
+    if alpha.any() and rng.random() < 0.75:
+        colour = np.median(picture[alpha > 200], 0) if (alpha > 200).any() else any_colour(rng) * 255
+        colour = colour * np.exp(rng.normal(0, 0.2)) + rng.normal(0, 10, 3)
+    else:
+        colour = any_colour(rng) * 255
+    folds = value_noise(rng, (SIZE, SIZE), (int(rng.integers(2, 9)), int(rng.integers(2, 7)))) * rng.uniform(0, 0.35)
+    rim = np.exp(-(((below - rng.uniform(3, 10)) / 2) ** 2)) * rng.uniform(-0.3, 0.2) * (rng.random() < 0.6)
+    cloth = colour * (1 + folds + rim)[..., None]
+    return np.clip(picture + (cloth - picture) * cover + 0.5, 0, 255).astype(np.uint8)
+
+
+def camera(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
+    """What cameras and poses do: turn, scale, shift, mirror, light, blur, noise and JPEG."""
+    masked, truth, alpha, valid = planes
+    angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
+    matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
+    matrix[:, 2] += rng.normal(0, 4.0, 2)
+    if rng.random() < 0.5:
+        matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
+    if side != SIZE:
+        ratio = side / SIZE
+        matrix = np.array([[ratio, 0, ratio / 2 - 0.5], [0, ratio, ratio / 2 - 0.5]]) @ np.vstack([matrix, [0, 0, 1.0]])
+    size = (side, side)
+    masked, truth = (
+        cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for p in (masked, truth)
+    )
+    alpha = cv2.warpAffine(alpha, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    valid = cv2.warpAffine(valid, matrix, size, flags=cv2.INTER_NEAREST)
+    curve = tone_curve(rng)
+    masked, truth = cv2.LUT(masked, curve), cv2.LUT(truth, curve)
+    if rng.random() < 0.15:
+        sigma = float(rng.uniform(0.4, 1.6)) * side / SIZE
+        masked, truth = (cv2.GaussianBlur(p, (0, 0), sigma) for p in (masked, truth))
+    if rng.random() < 0.2:
+        noise = rng.normal(0, rng.uniform(1, 7), (*size, 1)).astype(np.float32)
+        masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
+        masked = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+    return np.asarray(masked), np.asarray(truth), np.asarray(alpha), np.asarray(valid)
+
+
+def crop_and_mirror(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
+    """Random jitter of pix2pix: resized to 286, a random 256 of it, mirrored every second time (other sides alike).
+
+    P. Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017, section 6.2.
+    """
+    wide = round(side * 286 / 256)
+    x, y = (int(v) for v in rng.integers(0, wide - side + 1, 2))
+    mirror = rng.random() < 0.5
+
+    def moved(plane: np.ndarray) -> np.ndarray:
+        way = cv2.INTER_AREA if wide < len(plane) else cv2.INTER_LINEAR
+        out = np.asarray(cv2.resize(plane, (wide, wide), interpolation=way))[y : y + side, x : x + side]
+        return np.ascontiguousarray(out[:, ::-1] if mirror else out)
+
+    masked, truth, alpha, valid = planes
+    return moved(masked), moved(truth), moved(alpha), moved(valid)
+
+
+def plain(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
+    """Nothing but the size."""
+    masked, truth, alpha, valid = (resized(p, side) for p in planes)
+    return masked, truth, alpha, valid
+
+
+def resized(plane: np.ndarray, side: int) -> np.ndarray:
+    """A square picture at another side."""
+    if plane.shape[:2] == (side, side):
+        return plane
+    way = cv2.INTER_AREA if side < len(plane) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(plane, (side, side), interpolation=way))
+
+
+JITTERS: dict[str, Jitter] = {"camera": camera, "pix2pix": crop_and_mirror, "none": plain}
+"""Value of ``jitter`` in a preset's [data] table -> what it does."""
