@@ -38,12 +38,12 @@ class Up(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: int) -> None:
         super().__init__()
         self.first, self.second = conv(2 * inside, inside, kernel), conv(inside, inside, kernel)
-        self.double = nn.ConvTranspose2d(2 * inside, outside, kernel, 2, kernel // 2, output_padding=1)
+        self.doubling = nn.ConvTranspose2d(2 * inside, outside, kernel, 2, kernel // 2, output_padding=1)
         self.smooth = conv(outside, outside, kernel)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # (B, inside, H, H) both
         x = F.relu(self.second(F.relu(self.first(torch.cat([x, skip], 1)))) + x)
-        return F.relu(self.smooth(self.double(torch.cat([x, skip], 1))))  # (B, outside, 2H, 2H)
+        return F.relu(self.smooth(self.doubling(torch.cat([x, skip], 1))))  # (B, outside, 2H, 2H)
 
 
 class Mask2FaceNet(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def encoder(width: int, depth: int) -> tuple[nn.Sequential, int]:
-    """``depth`` layers from 3 channels down, each halving the grid, and the channels of the last (8 ``width`` at most)."""
+    """``depth`` layers from 3 channels on, each halving the grid, and the last one's channels (8 ``width`` at most)."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
     inside = width
     for level in range(1, depth):
@@ -92,5 +92,9 @@ class SiameseDiscriminator(nn.Module):
         """A picture's descriptor, (B, descriptor) in 0..1."""
         return torch.sigmoid(self.describe(F.adaptive_avg_pool2d(self.encode(picture), 4).flatten(1)))
 
+    def weigh(self, one: Tensor, other: Tensor) -> Tensor:
+        """Logit (B, 1) of two descriptors belonging together."""
+        return self.head((one - other).abs())
+
     def forward(self, masked: Tensor, face: Tensor) -> Tensor:
-        return self.head((self.branch(masked) - self.branch(face)).abs())
+        return self.weigh(self.branch(masked), self.branch(face))
