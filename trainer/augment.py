@@ -55,12 +55,63 @@ def dress(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> n
     return np.clip(picture + (cloth - picture) * cover + 0.5, 0, 255).astype(np.uint8)
 
 
-def camera(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
-    """What cameras and poses do: turn, scale, shift, mirror, light, blur, noise and JPEG."""
+def stand_off(masked: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pulls one side of a mask outwards, as real ones stand off the cheek and stick out behind a turned face.
+
+    Args:
+        masked: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it.
+        rng: of the side and of how far.
+
+    Returns:
+        Both with the mask wider on one side; what was bare and still is stays as it was.
+    """
+    columns = np.nonzero((alpha > 127).any(0))[0]
+    if len(columns) < 32:
+        return masked, alpha
+    left, right = float(columns[0]), float(columns[-1])
+    pivot, wider = left + (right - left) * rng.uniform(0.35, 0.65), 1 + rng.uniform(0.05, 0.35)
+    x, y = np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32)[:, None]
+    outside = x > pivot if rng.random() < 0.5 else x < pivot
+    source = np.where(outside, pivot + (x - pivot) / wider, x).astype(np.float32)
+    columns_from = np.ascontiguousarray(np.broadcast_to(source, (SIZE, SIZE)))
+    rows_from = (y + rng.uniform(-0.1, 0.1) * (source - x)).astype(np.float32)
+    moved, cover = (
+        np.asarray(cv2.remap(p, columns_from, rows_from, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        for p in (masked, alpha)
+    )
+    weight = cover[..., None] / np.float32(255)
+    return (masked + (moved - masked.astype(np.float32)) * weight + 0.5).astype(np.uint8), np.maximum(alpha, cover)
+
+
+def shade(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The shadow that a mask throws on the neck: what is below its lower edge grows darker towards it.
+
+    Args:
+        picture: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it, which is not darkened.
+        rng: of the shadow's depth and reach.
+    """
+    covered = alpha > 127
+    inside = np.nonzero(covered.any(0))[0]
+    if len(inside) < 32:
+        return picture
+    x = np.arange(SIZE)
+    lowest = (SIZE - 1 - np.argmax(covered[::-1], 0))[inside]
+    edge = cv2.GaussianBlur(np.interp(x, inside, lowest).astype(np.float32)[None], (0, 0), 4)[0]
+    below = np.arange(SIZE, dtype=np.float32)[:, None] - edge
+    under = np.clip(np.minimum(x - inside[0], inside[-1] - x) / 20 + 0.5, 0, 1) * (below > 0)
+    depth = rng.uniform(0.2, 0.75) * np.exp(-np.clip(below, 0, None) / rng.uniform(10, 60)) * under
+    light = 1 - depth * (1 - alpha / np.float32(255))
+    return (picture * light[..., None] + 0.5).astype(np.uint8)
+
+
+def camera(planes: Planes, rng: np.random.Generator, side: int, pose: float = 1.0) -> Planes:
+    """What cameras and poses do: turn, scale, shift, mirror, light, blur, noise and JPEG; ``pose`` scales the first."""
     masked, truth, alpha, valid = planes
-    angle, scale = rng.normal(0, 3.5), np.exp(rng.normal(0, 0.045))
+    angle, scale = rng.normal(0, 3.5 * pose), np.exp(rng.normal(0, 0.045 * pose))
     matrix = cv2.getRotationMatrix2D((127.5, 127.5), angle, scale)
-    matrix[:, 2] += rng.normal(0, 4.0, 2)
+    matrix[:, 2] += rng.normal(0, 4.0 * pose, 2)
     if rng.random() < 0.5:
         matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
     if side != SIZE:
@@ -119,5 +170,10 @@ def resized(plane: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(cv2.resize(plane, (side, side), interpolation=way))
 
 
-JITTERS: dict[str, Jitter] = {"camera": camera, "pix2pix": crop_and_mirror, "none": plain}
+def loose(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
+    """As `camera`, with crops that fit the face less well: as optical flow or a finder's eyes cut them."""
+    return camera(planes, rng, side, 1.75)
+
+
+JITTERS: dict[str, Jitter] = {"camera": camera, "loose": loose, "pix2pix": crop_and_mirror, "none": plain}
 """Value of ``jitter`` in a preset's [data] table -> what it does."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, SIZE, Planes, dress, plain
+from trainer.augment import JITTERS, SIZE, Planes, dress, plain, shade, stand_off
 from trainer.bank import NAMES, open_bank
 from unmask_rt.errors import MissingError, UsageError
 
@@ -85,6 +85,8 @@ class Faces(Dataset[Sample]):
         jitter: how samples are augmented, a key of `augment.JITTERS`.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
+        shaded: share of masked samples with a shadow on the neck (`shade`). For the map module only.
+        stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
         without: families of masks that never come, held out for measuring.
         real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
         real_share: share of samples that come from there.
@@ -106,6 +108,8 @@ class Faces(Dataset[Sample]):
         jitter: str = "camera",
         bare: float = 0.0,
         dressed: float = 0.0,
+        shaded: float = 0.0,
+        stood_off: float = 0.0,
         without: Sequence[str] = (),
         real: Path | None = None,
         real_share: float = 0.0,
@@ -117,6 +121,7 @@ class Faces(Dataset[Sample]):
             raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
         self.data, self.seed, self.size, self.augment = data, seed, size, augment
         self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
+        self.shaded, self.stood_off = shaded, stood_off
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
@@ -185,6 +190,10 @@ class Faces(Dataset[Sample]):
         bare = rng.random() < self.bare
         masked = truth if bare else np.asarray(arrays["masked"][variant, row])
         alpha = np.zeros((SIZE, SIZE), np.uint8) if bare else np.asarray(arrays["alpha"][variant, row])
+        if not bare and rng.random() < self.stood_off:
+            masked, alpha = stand_off(masked, alpha, rng)
+        if not bare and rng.random() < self.shaded:
+            masked = shade(masked, alpha, rng)
         if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
             masked = dress(masked, alpha, rng)
         valid = np.zeros((SIZE, SIZE), np.uint8)
