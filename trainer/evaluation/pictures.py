@@ -1,0 +1,240 @@
+"""The test pictures: faces of a split, each with one mask drawn afresh, the same for every model.
+
+Which faces are taken depends on (seed, split, count), and the mask of a face on (seed, row, family) alone: two models
+measured with the same options see the same pictures, which `Draw.digest` of the evaluation's record confirms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluation import baselines
+from trainer.evaluation.metrics import Target
+from trainer.masks import choose_families, draw_mask
+from unmask_rt.errors import UsageError
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
+
+MIN_COVER = 0.01
+"""Share of the crop that a mask has to cover; a smaller one is drawn again."""
+TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which pictures, and how their masks are drawn.
+
+    Attributes:
+        data: the prepared set.
+        split: its split.
+        rows: of the set, in the order of measuring.
+        families: weight of each family, in a fixed order; they sum to 1.
+        seed: of the masks.
+    """
+
+    data: Path
+    split: str
+    rows: tuple[int, ...]
+    families: tuple[tuple[str, float], ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One test picture at the size of the prepared crops.
+
+    Attributes:
+        row: in the prepared set.
+        source, identity: whose face it is, and out of which set.
+        family: of its mask.
+        truth, masked: uint8[256, 256, 3].
+        alpha: float32[256, 256] 0..1.
+        mesh: float32[478, 2], crop pixels.
+    """
+
+    row: int
+    source: str
+    identity: str
+    family: str
+    truth: Image
+    masked: Image
+    alpha: Floats
+    mesh: Floats
+
+
+def choose(data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "") -> Draw:
+    """Picks the faces of a split, in a seeded random order.
+
+    Args:
+        families, without: as `trainer.masks.choose_families` takes them.
+
+    Raises:
+        UsageError: the set is none, the split has no faces, a family is not known, or the count is below 1.
+    """
+    if count < 1:
+        raise UsageError(f"--count {count} measures nothing", "Give 1 or more.")
+    try:
+        records = json.loads((data / "meta.json").read_text())
+    except OSError as error:
+        hint = "Give the folder that `unmask-train prepare` wrote."
+        raise UsageError(f"{data} is no prepared set: {error.strerror}", hint) from error
+    try:
+        weights = choose_families(families, without)
+    except ValueError as error:
+        raise UsageError(f"--families: {error}") from error
+    rows = [i for i, r in enumerate(records) if r["split"] == split]
+    if not rows:
+        known = ", ".join(sorted({r["split"] for r in records}))
+        raise UsageError(f"no prepared face in {data} belongs to the split {split!r}", f"It has: {known}.")
+    picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
+    return Draw(data, split, tuple(picked), tuple(weights.items()), seed)
+
+
+class Drawer:
+    """Draws pictures of a `Draw`; opens its arrays once."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self._records = json.loads((draw.data / "meta.json").read_text())
+        self._crops = np.load(draw.data / "crops.npy", mmap_mode="r")
+        self._meshes = np.load(draw.data / "mesh.npy", mmap_mode="r")
+
+    def picture(self, row: int) -> Picture:
+        """The test picture of a row.
+
+        Raises:
+            UsageError: no mask of the families drawn can be placed on this face.
+        """
+        names, weights = zip(*self.draw.families, strict=True)
+        truth, mesh = np.asarray(self._crops[row]), np.asarray(self._meshes[row], np.float32)
+        record = self._records[row]
+        for attempt in range(TRIES):
+            stream = [self.draw.seed, row, 99] if attempt == 0 else [self.draw.seed, row, 99, attempt]
+            rng = np.random.default_rng(stream)
+            family = str(rng.choice(names, p=weights))
+            masked, alpha = draw_mask(truth, mesh, rng, family)
+            if float((alpha > 0.5).mean()) >= MIN_COVER:
+                return Picture(row, record["source"], record["identity"], family, truth, masked, alpha, mesh)
+        raise UsageError(f"no mask can be drawn on row {row} of {self.draw.data}", "Give other --families.")
+
+
+def at_size(picture: Pixels, size: int) -> Pixels:
+    """A square picture or plane at another size: averaged where it shrinks, cubic where it grows."""
+    if picture.shape[0] == size:
+        return picture
+    way = cv2.INTER_AREA if size < picture.shape[0] else cv2.INTER_CUBIC
+    resized = np.asarray(cv2.resize(picture, (size, size), interpolation=way))
+    return resized if picture.dtype == np.uint8 else np.clip(resized, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A picture at the size measured at, with its baselines already measured.
+
+    Attributes:
+        picture: at the crops' own size.
+        truth, masked: uint8[S, S, 3].
+        alpha: float32[S, S].
+        baselines: output uint8[S, S, 3] of each baseline.
+        figures: `Target.figures` of each baseline.
+    """
+
+    picture: Picture
+    truth: Image
+    masked: Image
+    alpha: Floats
+    baselines: dict[str, Image]
+    figures: dict[str, dict[str, float]]
+
+
+BASELINES = ("masked input", "Telea, true hole", "mean face, true hole")
+
+
+class CaseMaker:
+    """Row to `Case`: the part of the work that needs no network, and so can be spread over processes.
+
+    Args:
+        draw: the pictures.
+        size: side S that is measured at.
+        mean: float32[256, 256, 3], the mean face.
+    """
+
+    def __init__(self, draw: Draw, size: int, mean: Floats) -> None:
+        cv2.setNumThreads(1)
+        self._drawer, self._size = Drawer(draw), size
+        self._mean = np.asarray(
+            mean if mean.shape[0] == size else cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
+        )
+
+    def __call__(self, row: int) -> Case:
+        picture = self._drawer.picture(row)
+        truth, masked = at_size(picture.truth, self._size), at_size(picture.masked, self._size)
+        alpha = at_size(picture.alpha, self._size)
+        target = Target(truth, masked, alpha)
+        done = {
+            BASELINES[0]: masked,
+            BASELINES[1]: baselines.telea(masked, target.hole),
+            BASELINES[2]: baselines.paste_mean(self._mean, masked, alpha),
+        }
+        figures = {name: target.figures(output) for name, output in done.items()}
+        return Case(picture, truth, masked, alpha, done, figures)
+
+
+_maker: CaseMaker
+
+
+def _start(draw: Draw, size: int, mean: Floats) -> None:
+    global _maker
+    _maker = CaseMaker(draw, size, mean)
+
+
+def _make(row: int) -> Case:
+    return _maker(row)
+
+
+def cases(draw: Draw, size: int, *, workers: int) -> Iterator[Case]:
+    """The cases of a draw in order.
+
+    Args:
+        draw: the pictures.
+        size: side that is measured at.
+        workers: processes that draw and measure baselines; 0 does it here.
+    """
+    mean = baselines.mean_face(draw.data)
+    if workers == 0:
+        yield from map(CaseMaker(draw, size, mean), draw.rows)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (draw, size, mean))
+    with pool:
+        yield from _in_order(pool, _make, draw.rows, ahead=6 * workers)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, work: Callable[[int], Case], rows: Sequence[int], *, ahead: int
+) -> Iterator[Case]:
+    """Results in order, never more than ``ahead`` of them waiting: pictures are large."""
+    waiting: deque[Future[Case]] = deque()
+    todo = iter(rows)
+    try:
+        for row in todo:
+            waiting.append(pool.submit(work, row))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

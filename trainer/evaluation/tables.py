@@ -1,0 +1,92 @@
+"""Figures as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainer.evaluation.figures import FIGURES, Estimate
+from trainer.evaluation.record import Record, Result
+
+PICTURE = ("hole_psnr", "whole_psnr", "ssim", "hole_ssim", "hole_l1", "l1", "sharpness", "seam")
+JUDGED = ("feature", "hole_feature", "fd", "hole_fd", "identity", "identity_same", "frechet")
+MAP = ("treated", "mask_left", "far_change", "map_iou", "map_precision", "map_recall", "gate_masked", "gate_bare")
+GROUPED = ("hole_psnr", "ssim", "sharpness", "hole_feature", "identity", "mask_left", "map_iou", "gate_masked")
+HOW = (
+    "In brackets: 95 % intervals, of means by the normal distribution, of shares by Wilson's score, of the median by "
+    "the bootstrap. They say how much the choice of pictures matters, not what another training run would give. "
+    "A Frechet distance has none."
+)
+
+
+def cell(found: Estimate | None, key: str, *, interval: bool = True) -> str:
+    """One figure: its value, and its interval as ``±`` where it is even, else by its ends."""
+    if found is None:
+        return ""
+    digits = FIGURES[key].digits
+    value = f"{found.value:.{digits}f}"
+    if not interval or found.low is None or found.high is None:
+        return value
+    if FIGURES[key].how == "mean":
+        return f"{value} ± {found.high - found.value:.{digits}f}"
+    return f"{value} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines) + "\n"
+
+
+def of_systems(results: Sequence[Result], keys: Sequence[str]) -> str:
+    """One row a system, one column a figure; columns that nobody has are left out."""
+    keys = [k for k in keys if any(k in r.groups["all"] for r in results)]
+    rows = [[r.name, *(cell(r.groups["all"].get(k), k) for k in keys)] for r in results]
+    return table(["", *(FIGURES[k].title for k in keys)], rows)
+
+
+def of_groups(result: Result, kind: str) -> str:
+    """One row a mask family or a source (``kind``) of one system."""
+    groups = {name.removeprefix(f"{kind} "): v for name, v in result.groups.items() if name.startswith(f"{kind} ")}
+    keys = [k for k in GROUPED if any(k in v for v in groups.values())]
+    rows = []
+    for name, values in groups.items():
+        count = max(e.count for e in values.values())
+        rows.append([name, str(count), *(cell(values.get(k), k) for k in keys)])
+    return table([kind, "pictures", *(FIGURES[k].title for k in keys)], rows)
+
+
+def how_measured(record: Record) -> str:
+    """What was measured on, in words."""
+    s = record.settings
+    families = ", ".join(s["families"])
+    hole = "told to the model (true hole)" if s.get("true_hole") else "found by the model itself"
+    lines = [
+        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`, one mask each ({families}; "
+        f"seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
+        HOW,
+    ]
+    if s.get("features") != "none":
+        lines.append(f"Feature distance and FD: {s.get('features')}.")
+    if record.strangers is not None:
+        lines.append(f"Identity distance between different people of these pictures: {record.strangers:.3f}.")
+    return "\n".join(lines) + "\n"
+
+
+def markdown(record: Record, title: str) -> str:
+    """The whole evaluation of one model."""
+    parts = [f"# {title}\n", how_measured(record)]
+    parts += ["## Picture\n", of_systems(record.results, PICTURE)]
+    if any(k in r.groups["all"] for r in record.results for k in JUDGED):
+        parts += ["## Features and identity\n", of_systems(record.results, JUDGED)]
+    parts += ["## Mask and map\n", of_systems(record.results, MAP)]
+    for model in record.models:
+        suffix = f": {model.name}" if len(record.models) > 1 else ""
+        parts += [f"## By mask family{suffix}\n", of_groups(model, "family")]
+        parts += [f"## By source{suffix}\n", of_groups(model, "source")]
+    if record.protocol:
+        from trainer.evaluation.protocols import table_of
+
+        parts += ["## Beside the ancestors' published figures\n", table_of(record.protocol)]
+    if record.notes:
+        parts += ["## Notes\n", "\n".join(f"- {n}" for n in record.notes) + "\n"]
+    return "\n".join(parts)
