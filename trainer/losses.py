@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainer.networks.realtime import PatchGan
+from unmask_rt.errors import UsageError
 
 
 def weighted_l1(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -45,6 +46,23 @@ def gaussian_ssim(output: Tensor, truth: Tensor) -> Tensor:
     covariance, spread = xy - mx * my, xx - mx * mx + yy - my * my
     score = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / ((mx * mx + my * my + 1e-4) * (spread + 9e-4))
     return 1 - score.mean()
+
+
+def ssim_of(windows: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """1 - SSIM of (output, truth, weight) with the windows named in a preset.
+
+    Args:
+        windows: "gaussian" (`gaussian_ssim`, which leaves the weight aside: where nothing shall count the output has to
+            be the truth already) or "strided" (`strided_ssim`, a twentieth of the time).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if windows == "gaussian":
+        return lambda output, truth, weight: gaussian_ssim(output, truth)
+    if windows == "strided":
+        return strided_ssim
+    raise UsageError(f"SSIM has no windows {windows!r}", 'Set them to "gaussian" or "strided".')
 
 
 def efficientnet_lite0() -> tuple[list[nn.Module], tuple[int, ...]]:

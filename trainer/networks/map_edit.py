@@ -1,8 +1,8 @@
-"""The two U-Nets and the discriminators of "A Novel GAN-Based Network for Unmasking of Masked Face".
+"""The two U-Nets of "A Novel GAN-Based Network for Unmasking of Masked Face".
 
 After N. Ud Din, K. Javed, S. Bae and J. Yi, IEEE Access 8, 2020, pp. 44276-44287, doi 10.1109/ACCESS.2020.2977386. The
 paper gives the parts; layers and widths are those of a public re-implementation on 128 px (pairs of 3x3 convolutions
-with BatchNorm and LeakyReLU, 64 to 1024 channels, dilations 2, 4, 8 and 16 in the middle, pix2pix's PatchGAN;
+with BatchNorm and LeakyReLU, 64 to 1024 channels, dilations 2, 4, 8 and 16 in the middle;
 github.com/MaielloCiro/UnmaskingFace), without its dropout. Squeeze-and-excitation on the first three levels is that of
 another (github.com/daviddirethucus/Face-Mask_Inpainting).
 """
@@ -105,31 +105,3 @@ def without_specks(found: Tensor) -> Tensor:
     """
     eroded = -F.max_pool2d(-(found > 0.5).to(found.dtype), 3, 1, 1)
     return F.max_pool2d(eroded, 3, 1, 1)
-
-
-class PatchDiscriminator(nn.Module):
-    """pix2pix's PatchGAN (P. Isola et al., CVPR 2017): one logit for each patch of 70 pixels, BatchNorm, N(0, 0.02).
-
-    Args:
-        inside: channels in: the input and, after it, what is judged.
-        width: channels of the first layer.
-    """
-
-    def __init__(self, inside: int = 6, width: int = 64) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(inside, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for i, stride in ((1, 2), (2, 2), (4, 1)):
-            layers += [
-                nn.Conv2d(width * i, width * i * 2, 4, stride, 1, bias=False),
-                nn.BatchNorm2d(width * i * 2),
-                nn.LeakyReLU(0.2),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width * 8, 1, 4, 1, 1))
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
-            elif isinstance(layer, nn.BatchNorm2d):
-                nn.init.normal_(layer.weight, 1.0, 0.02)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, inside, S, S), S 32 or more -> (B, 1, S/8 - 2, S/8 - 2)
-        return self.layers(x)

@@ -9,7 +9,7 @@ discriminator that learns the whole face first and another that "comes in to foc
 The paper's numbers could not be looked up. From two public re-implementations that agree: 100 on the reconstruction
 (one halves it between L1 and SSIM), 0.3 on the whole face's discriminator and 0.7 on the hole's once both are there,
 both conditioned on the input. Ours: the share of the stage after which the second comes in, the backbone of the
-perceptual network and so its weight, and SSIM over 8x8 windows of luma at a stride.
+perceptual network and so its weight, SSIM of luma alone. Both discriminators are pix2pix's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from trainer import losses
 from trainer.data import Batch
-from trainer.networks.map_edit import EditUNet, MapUNet, PatchDiscriminator, without_specks
+from trainer.networks.discriminators import PatchDiscriminator
+from trainer.networks.map_edit import EditUNet, MapUNet, without_specks
 from trainer.systems.base import Figures, System
 from unmask_rt.errors import UsageError
 
@@ -60,9 +61,9 @@ class MapEdit(System):
     """Second stage. Where no map module has been left behind it learns with the true map and needs one to restore.
 
     Options: ``width``, ``map_width`` (that of the first stage), ``dilations``, ``excited``, ``discriminator_width``;
-    ``learning_rate``, ``discriminator_learning_rate``, ``betas``; ``backbone``; ``mask_from``, the share of the stage
-    after which the hole's discriminator comes in; ``loss`` with l1, ssim, perceptual, whole_alone (before that), whole
-    and hole (after).
+    ``learning_rate``, ``discriminator_learning_rate``, ``betas``; ``backbone``; ``windows`` of SSIM; ``mask_from``, the
+    share of the stage after which the hole's discriminator comes in; ``loss`` with l1, ssim, perceptual, whole_alone
+    (before that), whole and hole (after).
     """
 
     def build(self) -> dict[str, nn.Module]:
@@ -82,6 +83,7 @@ class MapEdit(System):
         self.optimizers = {"generator": self.adam("generator")}
         self.optimizers |= {name: self.adam(name, key=key) for name in ("whole", "hole")}
         self.frozen = {"perceptual": losses.Perceptual(self.options["backbone"])}
+        self.ssim = losses.ssim_of(self.options["windows"])
 
     def step(self, batch: Batch, progress: float) -> Figures:
         x, truth, alpha, valid = batch.floats()
@@ -97,7 +99,7 @@ class MapEdit(System):
             pairs["hole"] = (x + (face - x) * hole, x + (truth - x) * hole)
         figures: Figures = {f"critic_{name}": self.judge(name, x, *pair) for name, pair in pairs.items()}
         weights = self.options["loss"]
-        terms = {"l1": losses.weighted_l1(face, truth, valid), "ssim": losses.strided_ssim(face, truth, valid)}
+        terms = {"l1": losses.weighted_l1(face, truth, valid), "ssim": self.ssim(face, truth, valid)}
         with self.untrained(*pairs), self.autocast():
             terms["perceptual"] = self.frozen["perceptual"](face, truth).float()
             for name, (fake, _) in pairs.items():

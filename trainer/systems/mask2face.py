@@ -3,8 +3,7 @@
 Source: L. Koucky and J. Maly, "Mask2Face: How We Built AI That Shows the Face Beneath the Mask", STRV, 2021, and
 github.com/strvcom/strv-ml-mask2face. Its published 22.25 dB and SSIM .874 stand beside other faces and masks than ours.
 
-Deviations: SSIM of luma over 8x8 windows every 4 pixels (`losses.strided_ssim`) instead of 11x11 Gaussian windows of
-each channel at every pixel, a tenth of the time; pixels outside of the original picture do not count. What the
+Deviations: SSIM of luma instead of each channel; pixels outside of the original picture do not count. What the
 published code calls L1 is a mean squared error, and it has no weight regularisation; here the one is the mean absolute
 error, and the other the sum of the squared weights of all convolutions, with a weight of our own.
 """
@@ -23,7 +22,9 @@ from unmask_rt.errors import UsageError
 
 
 class Mask2Face(System):
-    """Options: ``width``, ``multiples``, ``kernels``; ``learning_rate``; ``loss`` with l1, ssim and weights."""
+    """Options: ``width``, ``multiples``, ``kernels``; ``learning_rate``; ``windows`` of SSIM; ``loss`` with l1, ssim
+    and weights.
+    """
 
     needs_alpha = False
 
@@ -39,6 +40,7 @@ class Mask2Face(System):
 
     def prepare(self) -> None:
         self.optimizers = {"generator": self.adam("generator")}
+        self.ssim = losses.ssim_of(self.options["windows"])
 
     def step(self, batch: Batch, progress: float) -> Figures:
         x, truth, _, valid = batch.floats()
@@ -49,7 +51,7 @@ class Mask2Face(System):
         face = truth + (face.float() - truth) * valid
         terms = {
             "l1": losses.weighted_l1(face, truth, valid) / 2,  # of pictures in 0..1
-            "ssim": losses.strided_ssim(face, truth, valid),
+            "ssim": self.ssim(face, truth, valid),
             "weights": network.squares(),
         }
         total = sum((self.options["loss"][name] * term for name, term in terms.items()), x.new_zeros(()))

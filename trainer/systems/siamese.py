@@ -21,6 +21,7 @@ from trainer import losses
 from trainer.data import Batch
 from trainer.networks.siamese import EncoderDecoder, RealOrFake, SiameseDiscriminator
 from trainer.systems.base import Figures, System
+from unmask_rt.errors import UsageError
 
 
 class Siamese(System):
@@ -32,6 +33,8 @@ class Siamese(System):
 
     def build(self) -> dict[str, nn.Module]:
         depth, judges = self.options.get("depth", 4), self.options.get("discriminator_width", 64)
+        if self.size % 2**depth:
+            raise UsageError(f"siamese of depth {depth} on {self.size} px", f"Its size is a multiple of {2**depth}.")
         return {
             "generator": EncoderDecoder(self.options.get("width", 64), depth),
             "classifier": RealOrFake(judges),
