@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,25 @@ def load_average(run: Path, network: torch.nn.Module, name: str) -> dict[str, ob
     return stored.meta
 
 
-def to_onnx(model: Unmask, size: int) -> onnx.ModelProto:
-    """Traces the model with a free batch dimension; opset 18."""
+def to_onnx(
+    model: torch.nn.Module,
+    *shapes: tuple[int, ...],
+    inputs: Sequence[str] = ("crop",),
+    outputs: Sequence[str] = ("face", "map"),
+) -> onnx.ModelProto:
+    """Traces a model of uint8 inputs of these shapes (without the batch, which stays free); opset 18."""
     buffer = io.BytesIO()
+    names = [*inputs, *outputs]
+    model.eval()  # else the exporter would leave every part of it in training mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (torch.zeros(1, size, size, 3, dtype=torch.uint8),),
+            tuple(torch.zeros(1, *shape, dtype=torch.uint8) for shape in shapes),
             buffer,  # type: ignore[arg-type]
-            input_names=["crop"],
-            output_names=["face", "map"],
-            dynamic_axes={"crop": {0: "n"}, "face": {0: "n"}, "map": {0: "n"}},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in names},
             opset_version=18,
             dynamo=False,
         )
@@ -75,10 +83,15 @@ def store_half(model: onnx.ModelProto, minimum: int = 256) -> None:
         model.graph.node.insert(0, node)
 
 
-def export(model: Unmask, out: Path, spec: ModelSpec) -> None:
-    """Writes the model with its metadata."""
-    graph = to_onnx(model, spec.crop_size)
-    store_half(graph)
+def export(model: torch.nn.Module, out: Path, spec: ModelSpec) -> None:
+    """Traces and writes a model of a crop, its weights in FP16."""
+    write(to_onnx(model, (spec.crop_size, spec.crop_size, 3)), out, spec)
+
+
+def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = True) -> None:
+    """Writes a model with its metadata; ``half`` stores the weights in FP16."""
+    if half:
+        store_half(graph)
     entry = graph.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, spec.to_json()
     graph.producer_name = "unmask-rt"

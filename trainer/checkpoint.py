@@ -25,6 +25,7 @@ from unmask_rt.errors import MissingError, ModelError, SinkError
 NAME = "checkpoint.pt"
 FORMAT = "unmask-train run"
 VERSION = 1
+META = {"preset", "stage", "step", "seen", "seconds", "done", "unit", "amount"}
 State = dict[str, Tensor]
 
 
@@ -92,10 +93,10 @@ def load(run: Path) -> Checkpoint:
     if stored.get("version") != VERSION:
         hint = "Use the version of unmask-rt that wrote it."
         raise ModelError(f"{path} is of version {stored.get('version')}, this trainer reads {VERSION}", hint)
-    try:
-        return Checkpoint(**{name: stored[name] for name in Checkpoint.__dataclass_fields__})
-    except KeyError as error:
-        raise ModelError(f"{path} is incomplete: it lacks {error}", "Delete the run and train it again.") from error
+    lacking = set(Checkpoint.__dataclass_fields__) - set(stored) or META - set(stored["meta"])
+    if lacking:
+        raise ModelError(f"{path} lacks {', '.join(sorted(lacking))}", "Delete the run and train it again.")
+    return Checkpoint(**{name: stored[name] for name in Checkpoint.__dataclass_fields__})
 
 
 def _before_stages(stored: Mapping[str, Any]) -> Checkpoint:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -164,14 +164,21 @@ def changed(faces: Crops, crops: Crops) -> Crops:
 
 def map_at(source: Restorer, crops: Crops) -> Crops:
     """The maps that another restorer finds on crops of any size, at the crops' size."""
-    side = crops.shape[1]
-    if side == source.size or not len(crops):
-        return source(crops)[1]
-    other = (source.size, source.size)
-    way = cv2.INTER_AREA if source.size < side else cv2.INTER_LINEAR
-    seen = np.stack([np.asarray(cv2.resize(c, other, interpolation=way)) for c in crops])
-    way = cv2.INTER_AREA if side < source.size else cv2.INTER_LINEAR
-    return np.stack([np.asarray(cv2.resize(m, (side, side), interpolation=way)) for m in source(seen)[1]])
+    seen = at_side(torch.tensor(crops), source.size).numpy()
+    return at_side(torch.tensor(source(seen)[1])[..., None], crops.shape[1])[..., 0].numpy()
+
+
+def at_side(pictures: Tensor, side: int) -> Tensor:
+    """uint8 (B, s, s, C) at another side: means of whole blocks where the sides allow it, else bilinear."""
+    old = pictures.shape[2]
+    if old == side or not len(pictures):
+        return pictures
+    planes = pictures.permute(0, 3, 1, 2).to(torch.float32)
+    if old % side == 0:
+        planes = F.avg_pool2d(planes, old // side)
+    else:
+        planes = F.interpolate(planes, size=(side, side), mode="bilinear", align_corners=False)
+    return (planes + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def open_restorer(path: Path, *, map_from: Path | None = None, device: str = "cpu") -> Restorer:

@@ -79,8 +79,9 @@ class StageWork:
     def state(self) -> Checkpoint:
         """Everything that going on needs."""
         meta = {
-            "preset": self.run.preset.name, "stage": self.stage.name, "step": self.step, "seen": self.run.seen, "seconds": self.seconds,
-            "done": self.done and self.last, "unit": self.run.budget.unit, "amount": self.run.budget.amount,
+            "preset": self.run.preset.name, "stage": self.stage.name, "step": self.step, "seen": self.run.seen,
+            "seconds": self.seconds, "done": self.done and self.last,
+            "unit": self.run.budget.unit, "amount": self.run.budget.amount,
         }  # fmt: skip
         return Checkpoint(
             self.run.preset.raw,
