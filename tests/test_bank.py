@@ -11,7 +11,7 @@ import pytest
 from tests.trainer_media import BANK_SEED, VARIANTS, TinySet
 from trainer.bank import NAMES, Job, Settings, create, draw_bank, draw_rows, open_bank
 from trainer.masks import FAMILY_WEIGHTS, choose_families
-from unmask_rt.errors import UsageError
+from unmask_rt.errors import UnmaskError, UsageError
 
 SETTINGS = Settings(BANK_SEED, FAMILY_WEIGHTS)
 
@@ -78,6 +78,15 @@ def test_a_bank_of_another_set_or_of_other_settings_is_refused(tiny_set: TinySet
             create(fresh, kept, VARIANTS, other)
     (fresh / "bank" / "bank.json").unlink()
     create(fresh, kept, VARIANTS, SETTINGS)  # one that was drawn before settings were written down
+
+
+def test_a_bank_that_does_not_fit_on_the_disk_is_refused(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UnmaskError, match="GB"):
+        draw_bank(fresh, variants=VARIANTS, seed=BANK_SEED, workers=1)
+    with pytest.raises(UsageError, match="at least one"):
+        draw_bank(fresh, variants=0)
 
 
 def test_only_the_families_that_were_chosen_are_drawn(tiny_set: TinySet, fresh: Path) -> None:

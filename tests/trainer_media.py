@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from trainer.bank import draw_bank
-from trainer.prepare import prepare, split_of
+from trainer.datasets import split_of
+from trainer.prepare import prepare
 from unmask_rt import sample
 from unmask_rt.align import Image
 
@@ -44,7 +45,7 @@ def portrait(number: int) -> Image:
     """The sample face, mirrored, turned and lit in its own way before its own background, uint8[360, 360, 3] RGB."""
     rng = np.random.default_rng(number)
     picture = np.ascontiguousarray(sample.astronaut()[20:280, 90:350])
-    mesh = sample.astronaut_mesh() - np.float32([90, 20])
+    mesh = sample.astronaut_mesh() - np.array([90, 20], np.float32)
     face = cv2.fillConvexPoly(np.zeros((260, 260), np.uint8), np.round(cv2.convexHull(mesh)).astype(np.int32), 255)
     face = cv2.GaussianBlur(cv2.dilate(face, np.ones((9, 9), np.uint8)), (0, 0), 3).astype(np.float32) / 255
     spots = np.asarray(cv2.resize(rng.uniform(0, 255, (5, 5, 3)).astype(np.float32), (260, 260)))

@@ -12,7 +12,9 @@ depends on (seed, families, variant, row) alone: the same data and settings give
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 
 from trainer.masks import FAMILIES, FAMILY_WEIGHTS, draw_mask
 from trainer.parallel import batched, processors, run_jobs
-from unmask_rt.errors import UsageError
+from unmask_rt.errors import UnmaskError, UsageError
 
 NAMES = tuple(FAMILIES)
 """Families by the number that a bank stores."""
@@ -132,12 +134,21 @@ def draw_bank(
         families: weight of each family that is drawn (`trainer.masks.choose_families`), of sum 1.
 
     Raises:
-        UsageError: there is a bank made with other settings.
+        UsageError: there is a bank made with other settings, or it was asked for less than one variant.
+        UnmaskError: the disk is too small.
     """
+    if variants < 1:
+        raise UsageError(f"{variants} masks a face: there has to be at least one")
     settings = Settings(seed, families)
     count = len(np.load(data / "mesh.npy", mmap_mode="r"))
     create(data, count, variants, settings)
     done = open_bank(data)["done"]
+    wanted, free = int((done == 0).sum()) * 4 * 256 * 256, shutil.disk_usage(data).free
+    if wanted > free:  # the arrays are sparse: a full disk would end the workers without a word
+        raise UnmaskError(
+            f"{data}: the masks need {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            "Free some space, or draw fewer variants.",
+        )
     order = np.random.default_rng(seed).permutation(count).tolist()
     jobs = []
     for variant in range(variants):
@@ -147,3 +158,15 @@ def draw_bank(
         draw_rows, jobs, workers=workers or processors(), description="draw masks", size=lambda job: len(job.rows)
     ):
         pass
+
+
+def add_families(group: argparse._ActionsContainer, default: str = "classic") -> None:
+    """The arguments that choose families of masks."""
+    group.add_argument(
+        "--families",
+        default=default,
+        metavar="LIST",
+        help=f"families or groups of masks with commas between, each with :WEIGHT if wanted (default: {default}; "
+        "groups: classic, worn, landmark, geometric)",
+    )
+    group.add_argument("--without", default="", metavar="LIST", help="families or groups to leave out of these")

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
+from unmask_rt import native_logs
 from unmask_rt.errors import UnmaskError
 
 Job = TypeVar("Job")
@@ -55,7 +56,7 @@ def run_jobs(
     pool = ProcessPoolExecutor(
         max(1, min(workers, len(jobs))),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_ignore_interrupts,
+        initializer=_begin,
         max_tasks_per_child=jobs_per_process,
     )
     try:
@@ -75,8 +76,10 @@ def run_jobs(
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
+def _begin() -> None:
+    """Ctrl-C reaches the parent alone, and native libraries do not write into its progress bar."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    native_logs.quiet()
 
 
 def progress(description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

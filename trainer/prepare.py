@@ -1,270 +1,247 @@
 """From folders or tars of face pictures to prepared arrays that training reads without mediapipe or av.
 
-    unmask-train prepare faces/*.tar -o runs/data --face-model face_landmarker.task
+    unmask-train prepare img_align_celeba/ lfw.tar photos/ -o data
 
-A prepared set is a folder:
+CelebA, CelebA-HQ, FFHQ, LFW, UTKFace, or any folder or tar of pictures. The faces are found and aligned as the tool
+does it; pictures that are broken, too small, blurred, grey, cut at the chin or there already are dropped, and the
+reasons counted. What comes out is a folder:
 
     crops.npy      uint8[N, 256, 256, 3]  aligned RGB crops
     mesh.npy       float16[N, 478, 2]     face mesh in crop pixels
     corners.npy    float32[N, 4, 2]       the picture's corners in crop pixels: outside them a crop repeats the border
-    meta.json      a list of N records: name, source, identity, split, yaw, smile, open, age, sex, group, sharpness
+    meta.json      a list of N records: name, source, identity, split, yaw, smile, open, sharpness; age, sex, group
     summary.json   what was kept, what was dropped and why
+    dropped.jsonl  each dropped picture with the reason
+    bank/          masks drawn on the crops
 
-Work goes chunk by chunk into ``chunks/``; a second call goes on where the first stopped.
+Nobody is in two splits as far as the sets tell who is who. A second call goes on where an interrupted one stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
-import multiprocessing
 import os
-import re
-import tarfile
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
-from unmask_rt.align import MESH_ANCHORS, Image, apply, crop_transform, scale_of, warp
-from unmask_rt.faces.mesh import FaceMesh
-
-SIZE = 256
-CHUNK = 250
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-CHIN = 152
-MIN_SCALE = 0.45
-"""Source pixels for one crop pixel below which a face is too small to learn texture from."""
-MIN_INSIDE = 0.3
-"""Share of the crop that the picture has to cover; tight portraits are kept, the loss leaves out what they lack."""
-MIN_SHARPNESS = 3.0
-"""Mean absolute Laplacian of the face's luma (0..255) below which a picture is out of focus."""
+from trainer.bank import add_families, draw_bank
+from trainer.chunks import Chunk, list_chunks, work
+from trainer.datasets import Source, describe, open_sources, read_lists, split_of
+from trainer.masks import choose_families
+from trainer.parallel import processors, progress, run_jobs
+from trainer.quality import SIZE, Duplicates
+from unmask_rt.errors import SourceError, UnmaskError, UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Up to `CHUNK` pictures of one source, worked off by one process and written as one file."""
-
-    source: str
-    path: str
-    names: tuple[str, ...]
-    out: str
-
-
-def list_chunks(inputs: Sequence[Path], out: Path) -> list[Chunk]:
-    """Splits tars and folders of pictures into chunks.
-
-    Raises:
-        FileNotFoundError: an input is neither a folder nor a tar.
-        ValueError: two inputs have the same name, which is what chunks and sources are told apart by.
-    """
-    chunks = []
-    stems = [path.stem for path in inputs]
-    if len(set(stems)) < len(stems):
-        twice = sorted(s for s in set(stems) if stems.count(s) > 1)
-        raise ValueError(f"inputs need different names, these are there twice: {', '.join(twice)}")
-    for path in inputs:
-        if path.is_dir():
-            names = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in PICTURES)
-        elif path.is_file() and tarfile.is_tarfile(path):
-            with tarfile.open(path) as tar:
-                names = sorted(m.name for m in tar if m.isfile() and Path(m.name).suffix.lower() in PICTURES)
-        else:
-            raise FileNotFoundError(f"{path}: neither a folder of pictures nor a tar of them")
-        for start in range(0, len(names), CHUNK):
-            target = out / "chunks" / f"{path.stem}-{start:06d}.npz"
-            chunks.append(Chunk(path.stem, str(path), tuple(names[start : start + CHUNK]), str(target)))
-    return chunks
-
-
-def read_pictures(chunk: Chunk) -> Iterator[tuple[str, bytes]]:
-    """Name and encoded bytes of each picture of a chunk."""
-    root = Path(chunk.path)
-    if root.is_dir():
-        for name in chunk.names:
-            yield name, (root / name).read_bytes()
-        return
-    wanted = set(chunk.names)
-    with tarfile.open(root) as tar:
-        for member in tar:
-            if member.name in wanted:
-                file = tar.extractfile(member)
-                assert file is not None
-                yield member.name, file.read()
-
-
-def describe(source: str, name: str) -> dict[str, Any]:
-    """What a file's name tells about the person: identity, age, sex, group, as the known face sets write it."""
-    stem = Path(name).name.split(".")[0]
-    if m := re.match(r"(?:\d{5}_)?(\d{5})A(\d{2})$", stem):  # All-Age-Faces
-        return {"identity": f"aaf-{m[1]}", "age": int(m[2])}
-    if m := re.match(r"(?:\d{5}_)?(\d{1,3})_([01])_([0-4])_\d+", stem):  # UTKFace
-        group = ("white", "black", "asian", "indian", "other")[int(m[3])]
-        return {"age": int(m[1]), "sex": "mf"[int(m[2])], "group": group}
-    if m := re.match(r"(?:\d{5}_)?([AC])([FM])(\d+)$", stem):  # SCUT-FBP5500
-        return {"identity": f"scut-{m[0]}", "sex": m[2].lower(), "group": {"A": "asian", "C": "white"}[m[1]]}
-    if m := re.match(r"\d{5}_(female|male)_([a-z]+)_", stem):
-        return {"sex": m[1][0], "group": m[2]}
-    parent = Path(name).parent.name
-    if parent and re.match(r"^[A-Z][^/]*_\w+$", parent):  # LFW: one folder a person
-        return {"identity": parent}
-    return {}
-
-
-def split_of(identity: str) -> str:
-    """Deterministic split by identity: 94 % train, 3 % validation, 3 % test."""
-    share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big") / 2**32
-    return "train" if share < 0.94 else "validation" if share < 0.97 else "test"
-
-
-def difference_hash(crop: Image) -> int:
-    """64-bit dHash of a crop (N. Krawetz): equal for the same picture at another size or quality."""
-    grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
-    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
-
-
-def yaw_of(mesh: np.ndarray) -> float:
-    """Turn of the head, -1..1, from the nose tip's place between the cheeks; 0 looks straight ahead."""
-    left, right, nose = mesh[234, 0], mesh[454, 0], mesh[1, 0]
-    return float(np.clip(2 * (nose - left) / max(right - left, 1e-3) - 1, -1, 1))
-
-
-def prepare_picture(mesh: FaceMesh, data: bytes) -> tuple[str, dict[str, Any]]:
-    """One encoded picture to a crop; returns ("kept", arrays and figures) or (reason it was dropped, {})."""
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if bgr is None:
-        return "corrupt", {}
-    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-    found = mesh(rgb)
-    if not found:
-        return "no face", {}
-    face = max(found, key=lambda f: float(np.ptp(f.points[:, 0])))
-    transform = crop_transform(face.points[list(MESH_ANCHORS)], SIZE)
-    if scale_of(transform) > 1 / MIN_SCALE:
-        return "too small", {}
-    crop = warp(rgb, transform, SIZE)
-    points = apply(transform, face.points)
-    height, width = rgb.shape[:2]
-    edges = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
-    corners = apply(transform, edges.astype(np.float32))
-    chin_x, chin_y = face.points[CHIN]
-    if not (0 <= chin_x < width and chin_y < height - 1) or points[CHIN, 1] > SIZE - 4:
-        return "chin cut off", {}
-    inside = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), np.round(corners).astype(np.int32), 1)
-    if inside.mean() < MIN_INSIDE:
-        return "crop mostly outside the picture", {}
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-    middle = grey[64:224, 56:200]
-    sharpness = float(np.abs(cv2.Laplacian(middle, cv2.CV_32F)).mean())
-    if sharpness < MIN_SHARPNESS:
-        return "blurred", {}
-    if float(np.abs(np.ptp(crop.astype(np.int16), axis=2)).mean()) < 4:
-        return "grey", {}
-    smile = (face.blendshapes["mouthSmileLeft"] + face.blendshapes["mouthSmileRight"]) / 2
-    figures = {
-        "yaw": round(yaw_of(points), 3),
-        "smile": round(smile, 3),
-        "open": round(face.blendshapes["jawOpen"], 3),
-        "sharpness": round(sharpness, 2),
-        "hash": difference_hash(crop),
-    }
-    return "kept", {"crop": crop, "mesh": points.astype(np.float16), "corners": corners, "figures": figures}
-
-
-def work(job: tuple[Chunk, bytes]) -> str:
-    """Prepares one chunk and writes it atomically; returns the path."""
-    chunk, model = job
-    cv2.setNumThreads(1)
-    kept, records, dropped = [], [], []
-    with FaceMesh(model, max_faces=2, video=False, blendshapes=True) as mesh:
-        for name, data in read_pictures(chunk):
-            verdict, result = prepare_picture(mesh, data)
-            if verdict != "kept":
-                dropped.append((name, verdict))
-                continue
-            kept.append(result)
-            about = {"identity": f"{chunk.source}-{Path(name).name}"} | describe(chunk.source, name)
-            records.append({"name": name, "source": chunk.source} | about | result["figures"])
-    target = Path(chunk.out)
-    partial = target.with_suffix(".partial")
-    empty = np.zeros((0,))
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            crops=np.stack([k["crop"] for k in kept]) if kept else empty,
-            mesh=np.stack([k["mesh"] for k in kept]) if kept else empty,
-            corners=np.stack([k["corners"] for k in kept]) if kept else empty,
-            records=json.dumps(records),
-            dropped=json.dumps(dropped),
-        )
-    os.replace(partial, target)
-    return chunk.out
-
-
-def assemble(chunks: Sequence[Chunk], out: Path) -> dict[str, Any]:
-    """Joins the chunks into the arrays of a prepared set, dropping duplicates; returns the summary."""
-    seen: set[int] = set()
-    reasons: Counter[str] = Counter()
-    corrupt: list[str] = []
+def assemble(sources: Sequence[Source], chunks: Sequence[Chunk], out: Path) -> dict[str, Any]:
+    """Joins finished chunks into the arrays of a prepared set, dropping duplicates; returns the summary."""
+    lists = {source.name: read_lists(source.path) for source in sources}
+    duplicates = Duplicates(sum(len(chunk.members) for chunk in chunks))
+    splits: dict[str, str] = {}
     records: list[dict[str, Any]] = []
-    picks: list[tuple[str, list[int]]] = []
-    for chunk in chunks:
-        with np.load(chunk.out) as stored:
-            for name, reason in json.loads(str(stored["dropped"])):
-                reasons[reason] += 1
-                if reason == "corrupt":
-                    corrupt.append(f"{chunk.source}/{name}")
-            pick = []
-            for i, record in enumerate(json.loads(str(stored["records"]))):
-                key = record.pop("hash")
-                if key in seen:
-                    reasons["duplicate"] += 1
-                    continue
-                seen.add(key)
-                records.append(record | {"split": split_of(record["identity"])})
-                pick.append(i)
-            picks.append((chunk.out, pick))
-    count = len(records)
-    arrays = {
-        "crops": np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (count, SIZE, SIZE, 3)),
-        "mesh": np.lib.format.open_memmap(out / "mesh.npy", "w+", np.float16, (count, 478, 2)),
-        "corners": np.lib.format.open_memmap(out / "corners.npy", "w+", np.float32, (count, 4, 2)),
-    }
-    row = 0
-    for path, pick in picks:
-        if not pick:
-            continue
-        with np.load(path) as stored:
-            for key, array in arrays.items():
-                array[row : row + len(pick)] = stored[key][pick]
-        row += len(pick)
-    for array in arrays.values():
-        array.flush()
-    (out / "meta.json").write_text(json.dumps(records))
+    dropped: list[dict[str, str]] = []
+    picks: list[list[int]] = []
+    with progress("look for duplicates", len(chunks)) as advance:
+        for chunk in chunks:
+            picks.append([])
+            with np.load(chunk.out) as stored:
+                for name, reason in json.loads(str(stored["dropped"])):
+                    dropped.append({"source": chunk.source, "name": name, "reason": reason})
+                crops = stored["crop"]
+                for i, record in enumerate(json.loads(str(stored["records"]))):
+                    name = record["name"]
+                    if (twin := duplicates.find(crops[i])) is not None:
+                        same = f"{records[twin]['source']}/{records[twin]['name']}"
+                        dropped.append({"source": chunk.source, "name": name, "reason": "duplicate", "of": same})
+                        continue
+                    about = {"identity": f"{chunk.source}-{Path(name).name}"} | describe(name, lists[chunk.source])
+                    identity = str(about["identity"])
+                    about["split"] = splits.setdefault(identity, about.get("split") or split_of(identity))
+                    records.append(record | about)
+                    picks[-1].append(i)
+            advance(1)
+    _write_arrays(chunks, picks, out)
     summary = {
-        "kept": count,
-        "dropped": dict(reasons),
-        "corrupt": corrupt,
+        "kept": len(records),
+        "dropped": dict(Counter(d["reason"] for d in dropped)),
+        "corrupt": [f"{d['source']}/{d['name']}" for d in dropped if d["reason"] == "corrupt"],
         "by_source": dict(Counter(r["source"] for r in records)),
         "by_split": dict(Counter(r["split"] for r in records)),
+        "dropped_by_source": {
+            source.name: dict(Counter(d["reason"] for d in dropped if d["source"] == source.name)) for source in sources
+        },
+        "chunks": [chunk.out.name for chunk in chunks],
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    _write(out / "meta.json", json.dumps(records))
+    _write(out / "dropped.jsonl", "".join(json.dumps(d) + "\n" for d in dropped))
+    _write(out / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
-def prepare(inputs: Sequence[Path], out: Path, face_model: bytes, *, workers: int = 2) -> dict[str, Any]:
-    """Prepares every picture of ``inputs`` into ``out``; returns the summary."""
-    from rich.progress import track
+def _write_arrays(chunks: Sequence[Chunk], picks: Sequence[Sequence[int]], out: Path) -> None:
+    """Streams the picked rows of each chunk into the set's arrays; each appears whole or not at all."""
+    count = sum(map(len, picks))
+    shapes = {
+        "crops": ("crop", np.uint8, (count, SIZE, SIZE, 3)),
+        "mesh": ("mesh", np.float16, (count, 478, 2)),
+        "corners": ("corners", np.float32, (count, 4, 2)),
+    }
+    files: dict[str, BinaryIO] = {}
+    try:
+        for name, (_, dtype, shape) in shapes.items():
+            files[name] = (out / f"{name}.partial").open("wb")
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(files[name], header)
+        with progress("write arrays", count) as advance:
+            for chunk, pick in zip(chunks, picks, strict=True):
+                if not pick:
+                    continue
+                with np.load(chunk.out) as stored:
+                    for name, (key, dtype, _) in shapes.items():
+                        files[name].write(np.ascontiguousarray(stored[key][list(pick)], dtype).tobytes())
+                advance(len(pick))
+    finally:
+        for file in files.values():
+            file.close()
+    for name in shapes:
+        os.replace(out / f"{name}.partial", out / f"{name}.npy")
 
-    (out / "chunks").mkdir(parents=True, exist_ok=True)
-    chunks = list_chunks(inputs, out)
-    todo = [(c, face_model) for c in chunks if not Path(c.out).exists()]
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def prepare(
+    inputs: Sequence[Path],
+    out: Path,
+    face_model: bytes | None = None,
+    *,
+    workers: int | None = None,
+    keep_chunks: bool = False,
+) -> dict[str, Any]:
+    """Prepares every picture of ``inputs`` into ``out``; returns the summary.
+
+    Args:
+        inputs: folders and tars.
+        out: folder of the prepared set.
+        face_model: bytes of the FaceLandmarker; None fetches them if any picture is still to be looked at.
+        workers: processes; None for one a processor.
+        keep_chunks: leaves ``out/chunks`` (as large as the set itself), so that inputs added later cost only
+            themselves; the masks are drawn anew then.
+
+    Raises:
+        SourceError: an input cannot be read or holds no picture.
+        UsageError: two inputs have the same name, or the folder holds a set made from others.
+        UnmaskError: a worker process died.
+    """
+    sources = open_sources(inputs)
+    for source in sources:
+        if not source.members:
+            raise SourceError(
+                f"{source.path}: there is no picture in it", "JPEG, PNG, WebP and BMP files are looked for."
+            )
+    folder = out / "chunks"
+    chunks = list_chunks(sources, folder)
+    if (out / "summary.json").exists():
+        there: dict[str, Any] = json.loads((out / "summary.json").read_text("utf-8"))
+        if there.get("chunks") == [chunk.out.name for chunk in chunks]:
+            return there
+        if "chunks" not in there or not folder.exists():
+            raise UsageError(
+                f"{out} holds faces that were prepared from other pictures",
+                "Prepare into another folder, or delete this one.",
+            )
+        if (out / "bank").exists():
+            shutil.rmtree(out / "bank")  # its rows are no longer those of the faces
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [chunk for chunk in chunks if not chunk.out.exists()]
     if todo:
-        with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
-            for _ in track(pool.imap_unordered(work, todo), total=len(todo), description="prepare"):
-                pass
-    return assemble(chunks, out)
+        if face_model is None:
+            from unmask_rt.models import load_face_model
+
+            face_model = load_face_model()
+        jobs = [(chunk, face_model) for chunk in todo]
+        results = run_jobs(
+            work,
+            jobs,
+            workers=workers or processors(),
+            description="find faces",
+            size=lambda job: len(job[0].members),
+            jobs_per_process=8,
+        )
+        for _ in results:
+            pass
+    summary = assemble(sources, chunks, out)
+    if not keep_chunks:
+        shutil.rmtree(folder)
+    return summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="FACES", help="folder or tar of pictures")
+    add("-o", "--output", type=Path, required=True, metavar="DATA", help="folder of the prepared set")
+    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    add("--face-model", type=Path, metavar="FILE", help="a local copy of face_landmarker.task")
+    add("--keep-chunks", action="store_true", help="keep what each part gave, so that more inputs can be added later")
+    group = parser.add_argument_group("masks drawn on the faces")
+    add = group.add_argument
+    add("--no-bank", action="store_true", help="draw none")
+    add("--variants", type=int, default=2, metavar="N", help="masks a face (default: 2)")
+    add("--seed", type=int, default=1, metavar="N", help="which masks (default: 1)")
+    add_families(group)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    families = choose_families(arguments.families, arguments.without)
+    model = None
+    if arguments.face_model is not None:
+        from unmask_rt.models import load_face_model
+
+        model = load_face_model(arguments.face_model)
+    summary = prepare(
+        arguments.inputs, arguments.output, model, workers=arguments.workers, keep_chunks=arguments.keep_chunks
+    )
+    show_summary(summary)
+    if not summary["kept"]:
+        raise UnmaskError("not a single face was kept", "The reasons stand in the table above and in dropped.jsonl.")
+    if not arguments.no_bank:
+        draw_bank(
+            arguments.output,
+            variants=arguments.variants,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            families=families,
+        )
+    return 0
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """Prints what was kept and dropped, by source, and names the corrupt pictures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    reasons = sorted(summary["dropped"], key=lambda reason: -summary["dropped"][reason])
+    sources = list(summary["dropped_by_source"])
+    table = Table("", *sources, "all")
+    kept = [summary["by_source"].get(source, 0) for source in sources]
+    table.add_row("kept", *map(str, kept), str(summary["kept"]), end_section=True)
+    for reason in reasons:
+        dropped = [summary["dropped_by_source"][source].get(reason, 0) for source in sources]
+        table.add_row(reason, *map(str, dropped), str(summary["dropped"][reason]))
+    console = Console()
+    console.print(table)
+    train, validation, test = (summary["by_split"].get(split, 0) for split in ("train", "validation", "test"))
+    console.print(f"{train} to train on, {validation} to validate, {test} to test")
+    for name in summary["corrupt"]:
+        console.print(f"corrupt: {name}", soft_wrap=True, highlight=False)

@@ -30,6 +30,7 @@ from trainer.masks.geometric import draw_oval, draw_rectangle
 from trainer.masks.head import Floats, Head, Image, Rng
 from trainer.masks.landmark import draw_landmark
 from trainer.masks.texture import any_colour, value_noise
+from unmask_rt.errors import UsageError
 
 __all__ = [
     "FAMILIES",
@@ -80,7 +81,7 @@ def choose_families(names: str | Iterable[str], without: str | Iterable[str] = (
         without: families or groups to leave out again, for example to hold them back for measuring.
 
     Raises:
-        ValueError: a name is no family and no group, a weight is not above 0, or nothing is left.
+        UsageError: a name is no family and no group, a weight is not above 0, or nothing is left.
     """
     wanted: dict[str, float] = {}
     for item in _items(names):
@@ -90,14 +91,14 @@ def choose_families(names: str | Iterable[str], without: str | Iterable[str] = (
         except ValueError:
             share = 0.0
         if not 0 < share < float("inf"):
-            raise ValueError(f"{item!r}: the weight after the colon has to be a number above 0")
+            raise UsageError(f"{item!r}: the weight after the colon has to be a number above 0")
         for family, part in _members(name).items():
             wanted[family] = wanted.get(family, 0.0) + share * part
     for item in _items(without):
         for family in _members(item):
             wanted.pop(family, None)
     if not wanted:
-        raise ValueError("no family of masks is left to draw")
+        raise UsageError("no family of masks is left to draw", "Name more of them, or leave fewer out.")
     total = sum(wanted.values())
     return {name: wanted[name] / total for name in FAMILIES if name in wanted}
 
@@ -113,7 +114,7 @@ def _members(name: str) -> dict[str, float]:
     if name in FAMILIES:
         return {name: 1.0}
     known = ", ".join([*GROUPS, *FAMILIES])
-    raise ValueError(f"no family of masks is called {name!r}; there are {known}")
+    raise UsageError(f"no family of masks is called {name!r}", f"There are {known}.")
 
 
 def draw_mask(rgb: Image, mesh: Floats, rng: Rng, family: str | None = None) -> tuple[Image, Floats]:
