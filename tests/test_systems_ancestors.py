@@ -191,7 +191,8 @@ def test_the_weights_are_regularised() -> None:
     network = Mask2FaceNet(2, (1, 2), (3, 3))
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     by_hand = sum(float((layer.weight.detach() ** 2).sum()) for layer in layers)
-    assert float(network.squares().detach()) == pytest.approx(by_hand, rel=1e-5) and len(layers) == 1 + 2 * 3 + 1 + 2 * 4 + 2
+    assert float(network.squares().detach()) == pytest.approx(by_hand, rel=1e-5)
+    assert len(layers) == 1 + 2 * 3 + 1 + 2 * 4 + 2
 
     def after(weight: float) -> tuple[float, float]:
         made = system("unet", loss={"l1": 1.0, "ssim": 1.0, "weights": weight})
