@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,12 @@ def test_the_command_prepares_shows_and_draws(
     assert not {0, 5} & set(np.unique(bank["family"]).tolist())
     with pytest.raises(UsageError, match="visor"):
         run(*inputs, "-o", data, "--families", "visor")
+
+
+def test_the_commands_load_no_heavy_module_before_they_work() -> None:
+    code = "import sys, trainer.prepare, trainer.synthesize\nprint({'torch', 'mediapipe', 'av', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_command_fails_where_no_face_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from trainer.masks import FAMILIES, choose_families, draw_mask
 from trainer.synthesize import FOLDERS, add_arguments, claim, main, order_of, synthesize
 from unmask_rt.errors import MissingError, SinkError, UnmaskError, UsageError
 
-EVERY = choose_families("classic,worn,landmark,geometric")
+EVERY = choose_families("classic,everyday,landmark,geometric")
 HARD = choose_families("landmark,geometric")
 
 
@@ -167,7 +167,7 @@ def test_the_command(
     tiny_set: TinySet, tmp_path: Path, real_processes: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "pairs"
-    assert run(tiny_set.data, "-o", out, "--count", 20, "--families", "worn", "--workers", 1, "--seed", 2) == 0
+    assert run(tiny_set.data, "-o", out, "--count", 20, "--families", "everyday", "--workers", 1, "--seed", 2) == 0
     assert "20 pairs, 20 of them drawn now" in capsys.readouterr().out
     rows = list(csv.DictReader((out / "pairs.csv").open()))
     assert len(pictures(out, "maps")) == 20 and {r["family"] for r in rows} <= set(FAMILIES) - set(HARD)

@@ -167,6 +167,6 @@ def add_families(group: argparse._ActionsContainer, default: str = "classic") ->
         default=default,
         metavar="LIST",
         help=f"families or groups of masks with commas between, each with :WEIGHT if wanted (default: {default}; "
-        "groups: classic, worn, landmark, geometric)",
+        "groups: classic, everyday, landmark, geometric)",
     )
     group.add_argument("--without", default="", metavar="LIST", help="families or groups to leave out of these")

@@ -7,7 +7,8 @@ Numpy and OpenCV only: the demo clip and the benchmark use it too. The families 
 
     classic    placed on the mesh, drawn so that they sit, fold, shade and cast a shadow: surgical, KN95, cup, cloth,
                sport, gaiter
-    worn       the same, worn in other ways: under the nose, on the chin, held in front; or thin enough to see through
+    everyday   stretch masks with arms around the ears; masks worn under the nose, on the chin, or held in front;
+               cloth thin enough to see through
     landmark   flat templates warped to six landmarks
     geometric  a rectangle or an oval of one colour
 
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from trainer.masks.draw import draw_placed
-from trainer.masks.families import CLASSIC, FAMILY_WEIGHTS, WORN, Family
+from trainer.masks.families import CLASSIC, EVERYDAY, FAMILY_WEIGHTS, Family
 from trainer.masks.geometric import draw_oval, draw_rectangle
 from trainer.masks.head import Floats, Head, Image, Rng
 from trainer.masks.landmark import draw_landmark
@@ -48,13 +49,13 @@ Drawer = Callable[[Image, Floats, Rng], tuple[Image, Floats]]
 """(rgb, mesh, rng) -> (masked, alpha), as `draw_mask`."""
 
 
-def _worn(choose: Callable[[Rng], Family]) -> Drawer:
+def _chosen(choose: Callable[[Rng], Family]) -> Drawer:
     return lambda rgb, mesh, rng: draw_placed(rgb, mesh, rng, choose(rng))
 
 
 FAMILIES: dict[str, Drawer] = {
     **{name: partial(draw_placed, kind=kind) for name, kind in CLASSIC.items()},
-    **{name: _worn(choose) for name, choose in WORN.items()},
+    **{name: _chosen(choose) for name, choose in EVERYDAY.items()},
     "flat-surgical": draw_landmark("surgical"),
     "flat-cup": draw_landmark("cup"),
     "flat-cloth": draw_landmark("cloth"),
@@ -65,7 +66,7 @@ FAMILIES: dict[str, Drawer] = {
 
 GROUPS: dict[str, dict[str, float]] = {
     "classic": FAMILY_WEIGHTS,
-    "worn": {"under-nose": 0.35, "chin": 0.25, "held": 0.15, "sheer": 0.25},
+    "everyday": {"stretch": 0.4, "under-nose": 0.2, "chin": 0.15, "held": 0.1, "sheer": 0.15},
     "landmark": {"flat-surgical": 0.5, "flat-cup": 0.2, "flat-cloth": 0.3},
     "geometric": {"rectangle": 0.5, "oval": 0.5},
 }
@@ -76,8 +77,8 @@ def choose_families(names: str | Iterable[str], without: str | Iterable[str] = (
     """Weights, of sum 1, of the families that a command was asked for.
 
     Args:
-        names: families or groups, each with an optional weight: "classic", "cup,oval", "classic:4,worn". A string is
-            taken apart at its commas.
+        names: families or groups, each with an optional weight: "classic", "cup,oval", "classic:4,everyday". A string
+            is taken apart at its commas.
         without: families or groups to leave out again, for example to hold them back for measuring.
 
     Raises:

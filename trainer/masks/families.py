@@ -9,8 +9,15 @@ import numpy as np
 
 from trainer.masks import paint
 from trainer.masks.head import Floats, Head, Outline, Rng, Style
-from trainer.masks.outlines import outline_chin, outline_cloth, outline_gaiter, outline_held, outline_low
-from trainer.masks.texture import FILTER_COLOURS, SURGICAL_COLOURS, any_colour, choose
+from trainer.masks.outlines import (
+    outline_chin,
+    outline_cloth,
+    outline_gaiter,
+    outline_held,
+    outline_low,
+    outline_stretch,
+)
+from trainer.masks.texture import FILTER_COLOURS, SURGICAL_COLOURS, any_colour, choose, foam_colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,21 @@ def _look(rng: Rng, names: tuple[str, ...]) -> Family:
     return CLASSIC[str(rng.choice(names, p=weights / weights.sum()))]
 
 
+def stretch(rng: Rng) -> Family:
+    """Moulded stretch foam with arms around the ears, mostly dark and without a pattern."""
+    del rng
+    return replace(
+        CLASSIC["sport"],
+        colour=foam_colour,
+        shape=outline_stretch,
+        top=(0.2, 0.85),
+        straps="none",
+        folds=(0.0, 0.03),
+        noise=(0.0, 0.02),
+        prints=0.08,
+    )
+
+
 def under_nose(rng: Rng) -> Family:
     """Any mask, worn under the nose."""
     return replace(_look(rng, ("surgical", "kn95", "cloth", "sport")), shape=outline_low)
@@ -119,13 +141,14 @@ def sheer(rng: Rng) -> Family:
     return replace(kind, opacity=(0.6, 0.94), rim=(0.55, 0.95))
 
 
-WORN: dict[str, Callable[[Rng], Family]] = {
+EVERYDAY: dict[str, Callable[[Rng], Family]] = {
+    "stretch": stretch,
     "under-nose": under_nose,
     "chin": on_chin,
     "held": held,
     "sheer": sheer,
 }
-"""Worn in other ways, or thin; each draws first which mask it is."""
+"""Of another make, worn in other ways, or thin; each draws first which mask it is."""
 
 
 def draw_style(family: Family, rng: Rng) -> Style:

@@ -70,6 +70,31 @@ def outline_gaiter(head: Head, style: Style, rng: Rng) -> Outline:
     return Outline(top, bottom)
 
 
+def outline_stretch(head: Head, style: Style, rng: Rng) -> Outline:
+    """One piece of stretch foam whose sides run out into arms above and below the ears, with bare skin between them."""
+    nose = nose_point(head, style.top)
+    wing_r, wing_l = mix(head[129], nose, 0.35), mix(head[358], nose, 0.35)
+    lift = np.array([0, (nose[1] - (wing_r[1] + wing_l[1]) / 2) * 0.6], np.float32)
+    dip, width = float(rng.uniform(-0.2, 0.35)), float(rng.uniform(0.06, 0.12))
+    rise, reach = float(rng.uniform(-0.06, 0.1)), float(rng.uniform(0.0, 0.05))
+    depth = float(rng.uniform(0.2, 0.9))
+    sides = []
+    for ear, middle, lobe, jaw, cheek, corner, sign in (
+        (234, 93, 132, 58, 205, 172, -1),
+        (454, 323, 361, 288, 425, 397, 1),
+    ):
+        high = shifted(head[ear], sign * reach, -rise)
+        low = shifted(mix(head[lobe], head[jaw], 0.5), sign * reach, 0)
+        notch = shifted(mix(mix(head[middle], head[lobe], 0.6), head[cheek], depth), 0, 0.02)
+        arm = [shifted(high, 0, width), notch, shifted(low, 0, -width * 0.5), shifted(low, 0, width * 0.5)]
+        sides.append((high, [*arm, mix(head[jaw], head[corner], 0.6)]))
+    (high_r, down_r), (high_l, down_l) = sides
+    cheek_r, cheek_l = mix(head[50], head[205], dip), mix(head[280], head[425], dip)
+    top = smooth_curve([high_r, cheek_r, wing_r + lift, nose, wing_l + lift, cheek_l, high_l])
+    chin = jaw_bottom(head, (down_r[-1], down_l[-1]), style.drop, rng, pointed=float(rng.uniform(0.3, 0.9)))
+    return Outline(top, np.vstack([smooth_curve(down_r), chin[1:-1], smooth_curve(down_l[::-1])]))
+
+
 def outline_low(head: Head, style: Style, rng: Rng) -> Outline:
     """Worn under the nose: the upper edge runs from the jaw over the cheeks to the upper lip."""
     place = float(rng.uniform(0.0, 0.6))

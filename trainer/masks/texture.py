@@ -76,3 +76,11 @@ def any_colour(rng: Rng) -> Floats:
         skin = np.array([0.8, 0.6, 0.48]) * rng.uniform(0.4, 1.1)
         return np.clip(skin + rng.normal(0, 0.05, 3), 0, 1).astype(np.float32)
     return rng.uniform(0.05, 0.95, 3).astype(np.float32)
+
+
+def foam_colour(rng: Rng) -> Floats:
+    """Black and greys, seldom another even colour."""
+    if rng.random() < 0.8:
+        grey = float(rng.uniform(0.03, 0.4))
+        return np.clip(grey + rng.normal(0, 0.012, 3), 0.01, 1).astype(np.float32)
+    return rng.uniform(0.1, 0.9, 3).astype(np.float32)
