@@ -1,8 +1,7 @@
 """Measuring: what a run or a model does on faces that it has not been trained on.
 
-metrics.py     figures of one picture            figures.py    what each figure is called and how it is averaged
-pictures.py    the fixed test pictures           baselines.py  what any model has to beat
-features.py    feature distances (torch)         identity.py   face descriptors (torch), fetched once
-measure.py     the loop over pictures            sheets.py     pictures of pictures
-evaluate.py, protocols.py, compare.py, unmask.py, report.py    the commands
+On prepared faces: `pictures` (the fixed test pictures), `baselines`, `metrics` and `figures` (what is computed, how it
+is summed up), `features` and `identity` (networks that judge), `measure` (the loop). Through the tool's own stages:
+`photos`, `clips`, `video`, `engine`. Results: `record`, `tables`, `sheets`. Commands: `evaluate` (with `protocols`),
+`compare`, `unmask`, `report`.
 """

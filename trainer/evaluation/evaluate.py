@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from trainer.evaluation.measure import BATCH, Measured, default_size, measure, n
 from trainer.evaluation.options import add_common, check_common, chosen, open_judges, open_model
 from trainer.evaluation.pictures import Draw, Drawer, at_size
 from trainer.evaluation.record import NAME, Record, record_of
+from unmask_rt import native_logs
+from unmask_rt.errors import ExtraError
 
 if TYPE_CHECKING:
     from trainer.runs import Restorer
@@ -36,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run's folder, or an exported .onnx file")
     add_common(parser)
     parser.add_argument("--protocol", action="store_true", help="also measure in the ancestors' own ways")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="also the gate on labelled photographs")
+    parser.add_argument("--clip", type=Path, nargs="+", default=[], metavar="FILE", help="also clips of bare faces")
+    parser.add_argument("--face-model", type=Path, help="for photographs and clips: a copy of face_landmarker.task")
+    parser.add_argument("--finder-model", type=Path, help="for photographs and clips: a copy of centerface.onnx")
     parser.add_argument(
         "-o", "--out", type=Path, metavar="DIR", help="where files go (default of a run: RUN/evaluation)"
     )
@@ -62,6 +69,8 @@ def main(arguments: argparse.Namespace) -> int:
         from trainer.evaluation.protocols import run_protocols
 
         record.protocol.extend(run_protocols(model, arguments, judges))
+    if arguments.photos is not None or arguments.clip:
+        measure_outside(record, arguments)
     text = tables.markdown(record, f"Evaluation of {measured.systems[0].name}")
     print(text)
     out = arguments.out or (arguments.model / "evaluation" if arguments.model.is_dir() else None)
@@ -70,6 +79,29 @@ def main(arguments: argparse.Namespace) -> int:
         write_sheets(out, measured, model, true_hole=arguments.true_hole)
         print(f"{out}: {NAME}, evaluation.md, sheet.jpg, worst.jpg, best.jpg")
     return 0
+
+
+def measure_outside(record: Record, arguments: argparse.Namespace) -> None:
+    """Adds what is measured on whole photographs and clips, through the tool's own stages.
+
+    Raises:
+        ExtraError: mediapipe or av is missing.
+    """
+    try:
+        from trainer.evaluation.clips import measure_clips
+        from trainer.evaluation.engine import open_engine_of
+        from trainer.evaluation.photos import measure_photos
+    except ImportError as error:
+        raise ExtraError(
+            f"photographs and clips cannot be measured here: {error}",
+            "Install unmask-rt with its dependencies (mediapipe, av), or leave out --photos and --clip.",
+        ) from error
+    native_logs.quiet()
+    models = {"face_model": arguments.face_model, "finder_model": arguments.finder_model}
+    with closing(open_engine_of(arguments.model, arguments)) as engine:
+        if arguments.photos is not None:
+            record.photos.update(measure_photos(engine, arguments.photos, **models))
+        record.clips.extend(measure_clips(engine, arguments.clip, seed=arguments.seed, **models))
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Record:
         strangers: mean identity distance between different people of the pictures, None where it was left out.
         notes: what was left out and why, in words.
         protocol: rows of the ancestors' protocols (`trainer.evaluation.protocols`), empty where not asked for.
+        photos: the gate's figures on photographs (`trainer.evaluation.photos`), empty where not asked for.
+        clips: one entry a clip (`trainer.evaluation.clips`), empty where not asked for.
     """
 
     settings: dict[str, Any]
@@ -50,6 +52,8 @@ class Record:
     strangers: float | None = None
     notes: list[str] = field(default_factory=list)
     protocol: list[dict[str, Any]] = field(default_factory=list)
+    photos: dict[str, Estimate] = field(default_factory=dict)
+    clips: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def models(self) -> list[Result]:
@@ -91,7 +95,9 @@ def read(path: Path) -> Record:
             Result(r["name"], r["kind"], r["size"], {g: _estimates(v) for g, v in r["groups"].items()})
             for r in stored["results"]
         ]
-        return Record(stored["settings"], results, stored["strangers"], stored["notes"], stored["protocol"])
+        photos = {key: Estimate(**value) for key, value in stored["photos"].items()}
+        rest = (stored["strangers"], stored["notes"], stored["protocol"], photos, stored["clips"])
+        return Record(stored["settings"], results, *rest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no evaluation: {error}", hint) from error
 

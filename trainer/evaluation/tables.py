@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from trainer.evaluation.figures import FIGURES, Estimate
 from trainer.evaluation.record import Record, Result
@@ -11,6 +12,14 @@ PICTURE = ("hole_psnr", "whole_psnr", "ssim", "hole_ssim", "hole_l1", "l1", "sha
 JUDGED = ("feature", "hole_feature", "fd", "hole_fd", "identity", "identity_same", "frechet")
 MAP = ("treated", "mask_left", "far_change", "map_iou", "map_precision", "map_recall", "gate_masked", "gate_bare")
 GROUPED = ("hole_psnr", "ssim", "sharpness", "hole_feature", "identity", "mask_left", "map_iou", "gate_masked")
+PHOTO_TITLES = {
+    "treated_large": "masked faces of 60 px and more: treated",
+    "treated_small": "masked faces of 30 to 60 px: treated",
+    "unchanged": "photographs of unmasked people: not changed at all",
+    "gate_masked": "masked faces that were found: the gate says mask",
+    "gate_bare": "unmasked faces that were found: the gate says none",
+    "gate": "faces that were found: the gate is right",
+}
 HOW = (
     "In brackets: 95 % intervals, of means by the normal distribution, of shares by Wilson's score, of the median by "
     "the bootstrap. They say how much the choice of pictures matters, not what another training run would give. "
@@ -55,6 +64,28 @@ def of_groups(result: Result, kind: str) -> str:
     return table([kind, "pictures", *(FIGURES[k].title for k in keys)], rows)
 
 
+def of_photos(photos: dict[str, Estimate]) -> str:
+    """The gate on photographs, with the faces or photographs counted."""
+    rows = [
+        [
+            PHOTO_TITLES[key],
+            str(e.count),
+            f"{e.value:.3f}" + (f" [{e.low:.3f}, {e.high:.3f}]" if e.low is not None else ""),
+        ]
+        for key, e in photos.items()
+    ]
+    return table(["photographs", "of", "share"], rows)
+
+
+def of_clips(clips: list[dict[str, Any]]) -> str:
+    """One row a clip; flicker 1 is as calm as life."""
+    rows = [
+        [c["name"], str(c["frames"]), f"{c['flicker']:.2f}", f"{c['still_masked']:.3f}", f"{c['hole_psnr']:.2f}"]
+        for c in clips
+    ]
+    return table(["clip", "frames", "flicker", "still masked", "hole PSNR, dB"], rows)
+
+
 def how_measured(record: Record) -> str:
     """What was measured on, in words."""
     s = record.settings
@@ -87,6 +118,10 @@ def markdown(record: Record, title: str) -> str:
         from trainer.evaluation.protocols import table_of
 
         parts += ["## Beside the ancestors' published figures\n", table_of(record.protocol)]
+    if record.photos:
+        parts += ["## Photographs\n", of_photos(record.photos)]
+    if record.clips:
+        parts += ["## Clips, masks laid over\n", of_clips(record.clips)]
     if record.notes:
         parts += ["## Notes\n", "\n".join(f"- {n}" for n in record.notes) + "\n"]
     return "\n".join(parts)

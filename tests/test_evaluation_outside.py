@@ -1,0 +1,202 @@
+"""Photographs and clips: figures with a known answer, and both commands' options on the sample picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import open_engine
+from tests.conftest import FaceModels
+from tests.evaluation_media import write_set
+from trainer.evaluation import evaluate, record
+from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
+from trainer.evaluation.photos import count_faces, measure_photos, read_labels, score_at
+from trainer.evaluation.video import flicker, motion, still_masked
+from unmask_rt import sample
+from unmask_rt.errors import ExtraError, UsageError
+from unmask_rt.frames import Packet
+from unmask_rt.models import load_unmask_model
+from unmask_rt.sources.arrays import frame_of
+
+HOLE = np.zeros((64, 64), bool)
+HOLE[20:44, 20:44] = True
+
+
+def noisy(level: float, count: int = 6, seed: int = 0) -> list[np.ndarray]:
+    """A grey picture with new noise in each frame."""
+    rng = np.random.default_rng(seed)
+    return [np.clip(128 + rng.normal(0, level, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(count)]
+
+
+# ---- figures of video
+
+
+def test_flicker_is_one_for_the_truth_and_more_for_what_is_restless() -> None:
+    rng = np.random.default_rng(1)
+    scene = np.kron(rng.integers(40, 200, (16, 16, 3)), np.ones((4, 4, 1))).astype(np.int16)
+    calm, restless = ([np.clip(scene + n.astype(int) - 128, 0, 255).astype(np.uint8) for n in noisy(k)] for k in (2, 6))
+    holes = [HOLE] * len(calm)
+    assert flicker(calm, calm, holes) == 1
+    assert flicker(restless, calm, holes) == pytest.approx(3, rel=0.2)
+    outside = [np.where(HOLE[..., None], c, r) for c, r in zip(calm, restless, strict=True)]
+    assert flicker(outside, calm, holes) == pytest.approx(1, abs=0.05)
+    with pytest.raises(ValueError, match="two pictures"):
+        flicker(calm[:1], calm[:1], holes[:1])
+
+
+def test_motion_says_where_pixels_go() -> None:
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(0, 255, (40, 40, 1)), np.ones((4, 4, 3))).astype(np.uint8)
+    where = motion(scene[:, :128], scene[:, 2:130])[40:100, 40:100]
+    assert np.median(where[..., 0] - np.arange(40, 100)) == pytest.approx(-2, abs=0.2)
+    assert np.median(where[..., 1] - np.arange(40, 100)[:, None]) == pytest.approx(0, abs=0.2)
+
+
+def test_still_masked_is_a_share_of_the_hole() -> None:
+    masked = np.full((64, 64, 3), 100, np.uint8)
+    output = masked.copy()
+    output[20:32, 20:44] = 106
+    output[32:38, 20:44] = 105
+    assert still_masked(output, masked, HOLE) == 0.5
+    assert still_masked(masked, masked, HOLE) == 1
+
+
+# ---- clips
+
+
+def test_a_mask_moves_with_the_mesh() -> None:
+    rng = np.random.default_rng(0)
+    mesh = rng.uniform(0, 60, (478, 2)).astype(np.float32)
+    transform = affine_fit(mesh, (mesh * 1.1 + [3, -2]).astype(np.float32))
+    assert np.allclose(transform, [[1.1, 0, 3], [0, 1.1, -2]], atol=1e-4)
+    layer, cover = np.full((64, 64, 3), 200, np.uint8), HOLE.astype(np.float32)
+    shift = np.array([[1.0, 0, 5], [0, 1.0, 0]])
+    picture, alpha = lay(np.zeros((64, 64, 3), np.uint8), layer, cover, shift)
+    assert np.array_equal(alpha > 0.5, np.roll(HOLE, 5, 1))
+    assert (picture[alpha > 0.99] == 200).all() and not picture[alpha == 0].any()
+
+
+class Holding:
+    """A stage that is always one packet late."""
+
+    name = "holding"
+
+    def __init__(self) -> None:
+        self.waiting: list[Packet] = []
+
+    def __call__(self, packet: Packet) -> Sequence[Packet]:
+        self.waiting.append(packet)
+        return [self.waiting.pop(0)] if len(self.waiting) > 1 else []
+
+    def flush(self) -> Sequence[Packet]:
+        kept, self.waiting = self.waiting, []
+        return kept
+
+    def close(self) -> None:
+        pass
+
+
+def test_held_back_frames_come_out_in_order() -> None:
+    frames = [frame_of(np.zeros((8, 8, 3), np.uint8), i) for i in range(5)]
+    done = list(through([Holding(), Holding()], iter(frames)))
+    assert [f.index for f in done] == [0, 1, 2, 3, 4]
+
+
+def test_a_clip_of_a_bare_face_is_measured(tmp_path: Path, face_models: FaceModels) -> None:
+    path = sample.builtin_clip(tmp_path / "bare.mp4", seconds=0.5, size=(480, 272), rate=12, masked=False, sound=False)
+    engine = open_engine("auto", load_unmask_model()[0])
+    found = measure_clip(engine, path, seed=1, face_model=face_models.face, finder_model=face_models.finder)
+    engine.close()
+    assert found["name"] == "bare" and 4 <= found["frames"] <= 6
+    assert found["hole_psnr"] > 15 and found["still_masked"] < 0.2 and 0.3 < found["flicker"] < 5
+    empty = sample.builtin_clip(tmp_path / "x.mp4", seconds=0.05, size=(480, 272), rate=12, masked=False, sound=False)
+    with pytest.raises(UsageError, match="no face for two frames"):
+        measure_clip(engine, empty, seed=1, face_model=face_models.face, finder_model=face_models.finder)
+
+
+# ---- photographs
+
+
+def test_faces_are_counted_by_label_size_and_what_was_found() -> None:
+    moved = np.zeros((300, 300), np.int16)
+    moved[80:100, 0:100] = 9  # two fifths of the lower half of the first box
+    faces = [
+        {"label": "with_mask", "box": [0, 0, 100, 100]},
+        {"label": "with_mask", "box": [150, 0, 190, 40]},
+        {"label": "with_mask", "box": [200, 0, 220, 20]},  # too small to count
+        {"label": "with_incorrect_mask", "box": [0, 150, 100, 250]},
+        {"label": "without_mask", "box": [150, 150, 250, 250]},
+    ]
+    scores = [((10.0, 10.0, 90.0, 90.0), 0.9), ((160.0, 160.0, 240.0, 240.0), 0.6), ((0.0, 150.0, 99.0, 249.0), 1.0)]
+    counted: dict[str, list[float]] = defaultdict(list)
+    count_faces(counted, faces, moved, scores)
+    assert counted == {"treated_large": [1], "treated_small": [0], "gate_masked": [1], "gate_bare": [0]}
+
+
+def test_a_found_face_belongs_to_the_box_around_its_middle() -> None:
+    near, far, outside = ((40.0, 40.0, 60.0, 60.0), 0.1), ((0.0, 0.0, 60.0, 60.0), 0.2), ((90.0, 0.0, 130.0, 50.0), 0.3)
+    assert score_at((0, 0, 100, 100), [far, near, outside]) == 0.1
+    assert score_at((0, 0, 100, 100), [outside]) is None
+
+
+@pytest.mark.parametrize("text", [None, "no JSON", "[1]", '[{"file": "a.jpg", "faces": [{"label": "with_mask"}]}]'])
+def test_what_is_no_set_of_photographs_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "masked.json").write_text(text)
+    with pytest.raises(UsageError, match="no list of labelled faces"):
+        read_labels(tmp_path / "masked.json")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample picture, masked and bare."""
+    folder = tmp_path_factory.mktemp("photos")
+    mesh = sample.astronaut_mesh()
+    box = [int(v) for v in (*mesh.min(0), *mesh.max(0))]
+    bare, masked = sample.masked_astronaut()
+    for kind, picture, label in (("masked", masked, "with_mask"), ("unmasked", bare, "without_mask")):
+        (folder / kind).mkdir()
+        Image.fromarray(picture).save(folder / kind / "a.png")
+        (folder / f"{kind}.json").write_text(json.dumps([{"file": "a.png", "faces": [{"label": label, "box": box}]}]))
+    return folder
+
+
+def test_the_gate_is_measured_on_photographs(photos: Path, face_models: FaceModels) -> None:
+    engine = open_engine("auto", load_unmask_model()[0])
+    found = measure_photos(engine, photos, face_model=None, finder_model=None)
+    engine.close()
+    assert {k: (e.value, e.count) for k, e in found.items()} == {
+        "treated_large": (1, 1), "unchanged": (1, 1), "gate_masked": (1, 1), "gate_bare": (1, 1), "gate": (1, 2),
+    }  # fmt: skip
+
+
+def call(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.main(parser.parse_args([str(w) for w in words]))
+
+
+def test_an_evaluation_takes_photographs_and_clips_along(
+    photos: Path, tmp_path: Path, face_models: FaceModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    clip = sample.builtin_clip(tmp_path / "bare.mp4", seconds=0.3, size=(480, 272), rate=12, masked=False, sound=False)
+    words = ("default", "--data", write_set(data), "--count", 1, "--features", "none", "--no-identity", "--workers", 0,
+             "--photos", photos)  # fmt: skip
+    assert call(*words, "--clip", clip, "-o", tmp_path / "out") == 0
+    stored = record.read(tmp_path / "out" / "evaluation.json")
+    assert stored.photos["gate"].value == 1 and [c["name"] for c in stored.clips] == ["bare"]
+    text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "| faces that were found: the gate is right | 2 | 1.000 [" in text and "| bare | " in text
+    monkeypatch.setitem(sys.modules, "trainer.evaluation.photos", None)
+    with pytest.raises(ExtraError, match="mediapipe, av"):
+        call(*words)

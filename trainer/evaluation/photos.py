@@ -1,0 +1,139 @@
+"""The gate on labelled photographs: is a face that wears a mask treated, and everything else left alone?
+
+A set of photographs is a folder with ``masked/``, ``unmasked/`` (photographs in which nobody wears a mask) and, for
+each, a list of the labelled faces, ``masked.json`` and ``unmasked.json``: ``[{"file", "faces": [{"label", "box"}]}]``
+with the labels ``with_mask``, ``without_mask`` and ``with_incorrect_mask`` (counted neither way), and boxes x0, y0, x1,
+y1 in pixels. Needs mediapipe and av.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from engines.base import Engine
+from trainer.evaluation.figures import Estimate, estimate
+from trainer.evaluation.tables import PHOTO_TITLES
+from unmask_rt import models, planes
+from unmask_rt.errors import UsageError
+from unmask_rt.faces.find import FindStage
+from unmask_rt.frames import Frame, Packet
+from unmask_rt.gate import ON
+from unmask_rt.inpaint import InpaintStage
+from unmask_rt.show import BlendStage
+from unmask_rt.sources.pictures import PictureSource
+from unmask_rt.unmasker import UnmaskerOptions
+
+Box = tuple[float, float, float, float]
+LARGE, SMALL = 60, 30
+"""Longer side of a labelled face, pixels: from the first on it counts as large, from the second on as small."""
+CHANGED, SHARE = 8, 0.2
+"""A face counts as treated if more than this share of its box's lower half changed by more than so many levels."""
+MAX_FACES = 20
+KINDS = ("masked", "unmasked")
+
+
+def measure_photos(
+    engine: Engine, folder: Path, *, face_model: Path | None, finder_model: Path | None
+) -> dict[str, Estimate]:
+    """The gate's figures, keys of `tables.PHOTO_TITLES`; of those that cannot be told for want of faces none.
+
+    Raises:
+        UsageError: the folder is no such set.
+    """
+    labelled = {kind: read_labels(folder / f"{kind}.json") for kind in KINDS}
+    options = UnmaskerOptions()
+    find = FindStage(
+        models.load_face_model(face_model), models.load_finder_model(finder_model), max_faces=MAX_FACES, mode="still"
+    )
+    inpaint = InpaintStage(engine)
+    blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")
+    counted: dict[str, list[float]] = defaultdict(list)
+    console = Console(stderr=True)
+    with closing(find), closing(blend):
+        for kind in KINDS:
+            source = PictureSource(folder / kind)
+            for frame in track(source, kind, len(source.paths), console=console, disable=not console.is_terminal):
+                (packet,) = find(Packet(frame))
+                (packet,) = inpaint(packet)
+                (finished,) = blend(packet)
+                moved = np.abs(_upright(frame).astype(np.int16) - _upright(finished.frame)).max(2)
+                scores = [(patch.face.box, patch.score) for patch in packet.patches]
+                if kind == "unmasked":
+                    counted["unchanged"].append(float(not moved.any()))
+                name = str(source.picture(frame.index).relative)
+                count_faces(counted, labelled[kind].get(name, []), moved, scores)
+    counted["gate"] = counted["gate_masked"] + counted["gate_bare"]
+    found = {key: estimate(counted[key], "share") for key in PHOTO_TITLES}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def read_labels(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The labelled faces by the name of their photograph.
+
+    Raises:
+        UsageError: there is no such file, or it is none.
+    """
+    try:
+        labelled = {r["file"]: r["faces"] for r in json.loads(path.read_text())}
+        if not all({"label", "box"} <= face.keys() for faces in labelled.values() for face in faces):
+            raise ValueError("a face has no label or no box")
+        return labelled
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no list of labelled faces: {error}",
+            "A set of photographs has masked/, unmasked/, masked.json and unmasked.json.",
+        ) from error
+
+
+def count_faces(
+    counted: dict[str, list[float]],
+    faces: list[dict[str, Any]],
+    moved: NDArray[np.int16],
+    scores: list[tuple[Box, float]],
+) -> None:
+    """Counts the labelled faces of one photograph.
+
+    Args:
+        counted: 1 or 0 for each decision, by figure; added to.
+        faces: labels and boxes.
+        moved: int16[H, W], largest change of a pixel's channels.
+        scores: box and score of each face that was found.
+    """
+    for face in faces:
+        label = face["label"]
+        x0, y0, x1, y1 = (round(v) for v in face["box"])
+        side = max(x1 - x0, y1 - y0)
+        if label not in ("with_mask", "without_mask") or side < SMALL:
+            continue
+        if label == "with_mask":
+            lower = moved[max(0, (y0 + y1) // 2) : y1, max(0, x0) : x1] > CHANGED
+            treated = float(lower.size > 0 and lower.mean() > SHARE)
+            counted["treated_large" if side >= LARGE else "treated_small"].append(treated)
+        score = score_at((x0, y0, x1, y1), scores)
+        if score is not None:
+            key = "gate_masked" if label == "with_mask" else "gate_bare"
+            counted[key].append(float((score >= ON) == (label == "with_mask")))
+
+
+def score_at(box: Box, scores: list[tuple[Box, float]]) -> float | None:
+    """Score of the found face whose middle lies in a labelled box, the nearest one; None where there is none."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    inside = []
+    for (x0, y0, x1, y1), score in scores:
+        u, v = (x0 + x1) / 2, (y0 + y1) / 2
+        if box[0] <= u <= box[2] and box[1] <= v <= box[3]:
+            inside.append((np.hypot(u - x, v - y), score))
+    return min(inside)[1] if inside else None
+
+
+def _upright(frame: Frame) -> NDArray[np.uint8]:
+    return planes.preview(frame, max(frame.display_size))[0]
