@@ -323,7 +323,8 @@ def test_the_command_prepares_shows_and_draws(
 
 
 def test_the_commands_load_no_heavy_module_before_they_work() -> None:
-    code = "import sys, trainer.prepare, trainer.synthesize\nprint({'torch', 'mediapipe', 'av', 'rich'} & set(sys.modules))"
+    heavy = "{'torch', 'mediapipe', 'av', 'rich'}"
+    code = f"import sys, trainer.prepare, trainer.synthesize\nprint({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
