@@ -1,0 +1,80 @@
+"""Prepared faces made of arithmetic, and presets whose networks are tiny: training without a single real picture."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer import preset
+from trainer.bank import NAMES
+from trainer.preset import Preset
+
+SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+FAMILY = ("surgical", "cloth")
+"""Of the first and the second mask of each face."""
+
+
+def write_set(folder: Path) -> Path:
+    """A prepared set of ten "faces" (ovals before a gradient), each with two "masks" (blue and red rectangles)."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:256, :256]
+    crops = np.empty((len(SPLITS), 256, 256, 3), np.uint8)
+    for crop in crops:
+        ramp = (x[..., None] * rng.uniform(0.2, 0.8, 3) + y[..., None] * rng.uniform(0, 0.2, 3)).astype(np.uint8)
+        oval = ((x - 128) / rng.uniform(70, 90)) ** 2 + ((y - 130) / rng.uniform(90, 110)) ** 2 < 1
+        crop[:] = np.where(oval[..., None], rng.integers(90, 240, 3, np.uint8), ramp)
+        crop[190:200, 100:156] = rng.integers(0, 80, 3, np.uint8)  # a mouth
+    masked, alpha = np.stack([crops, crops]), np.zeros((2, len(SPLITS), 256, 256), np.uint8)
+    for variant, colour in enumerate(((70, 120, 220), (200, 40, 60))):
+        for row in range(len(SPLITS)):
+            top, left = 140 + 4 * row, 60 + 10 * variant
+            masked[variant, row, top:230, left : 256 - left] = colour
+            alpha[variant, row, top:230, left : 256 - left] = 255
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bank").mkdir()
+    corners = np.tile(np.array([[-0.5, -0.5], [255.5, -0.5], [255.5, 255.5], [-0.5, 255.5]], np.float32), (10, 1, 1))
+    for name, array in (("crops", crops), ("corners", corners)):
+        np.save(folder / f"{name}.npy", array)
+    families = np.array([[NAMES.index(f)] * len(SPLITS) for f in FAMILY], np.uint8)
+    bank = {"masked": masked, "alpha": alpha, "family": families, "done": np.ones((2, len(SPLITS)), np.uint8)}
+    for name, array in bank.items():
+        np.save(folder / "bank" / f"{name}.npy", array)
+    plain = {"source": "drawn", "smile": 0.0, "open": 0.0, "yaw": 0.0}
+    records = [plain | {"name": str(i), "split": split} for i, split in enumerate(SPLITS)]
+    (folder / "meta.json").write_text(json.dumps(records))
+    return folder
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "pix2pix": {"width": 4, "discriminator_width": 4},
+    "dual-patch": {"width": 4, "discriminator_width": 4, "batch": 2},
+    "segmentation": {"widths": [4, 4, 4, 6, 8], "batch": 2},
+    "realtime": {"widths": [8, 8, 8, 8, 8], "map_widths": [4, 4, 4, 6, 8], "batch": 2},
+}
+"""System -> what makes it small."""
+
+
+def raw_preset(name: str, size: int = 32) -> dict[str, Any]:
+    """A preset's content with tiny networks; the realtime networks keep their sizes."""
+    raw = copy.deepcopy(preset.read(name)[1])
+    for stage in raw["stage"]:
+        stage |= TINY[stage["system"]]
+    return raw if name == "realtime" else raw | {"size": size}
+
+
+def tiny_preset(name: str, size: int = 32, **stage_options: Any) -> Preset:
+    """A checked preset with tiny networks, and the same options set in all of its stages."""
+    raw = raw_preset(name, size)
+    for stage in raw["stage"]:
+        stage |= stage_options
+    return preset.check(name, raw)
+
+
+def tiny_file(path: Path, name: str, size: int = 32) -> Path:
+    """The same as a file."""
+    path.write_text(preset.to_toml(raw_preset(name, size)), "utf-8")
+    return path
