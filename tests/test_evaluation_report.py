@@ -61,8 +61,9 @@ def run(tmp_path: Path) -> Path:
     text = "\n".join(json.dumps(line) for line in lines)
     (folder / "log.jsonl").write_text(text + '\n{"stage": "edit", "st')
     (folder / "preset.toml").write_text('title = "a <b> & c"\n')
-    for path in (folder / "sheet.jpg", folder / "evaluation" / "worst.jpg"):
-        cv2.imwrite(str(path), np.full((8, 8, 3), 90, np.uint8))
+    pictures = {"sheet.jpg": 90, "sheet-edit.jpg": 90, "evaluation/worst.jpg": 30}
+    for name, level in pictures.items():  # the first two are the same: one is shown
+        cv2.imwrite(str(folder / name), np.full((8, 8, 3), level, np.uint8))
     groups = {"hole_psnr": Estimate(21.5, 21.0, 22.0, 40)}
     results = [Result("my-run", "model", 128, {"all": groups, "family cup": groups, "source x": groups})]
     settings = {"data": "d", "split": "test", "count": 40, "seed": 5, "families": {"cup": 1.0}, "size": 128}
@@ -77,7 +78,8 @@ def test_the_page_holds_everything_and_loads_nothing(run: Path, capsys: pytest.C
     assert len(loads) == 2 and all(load.startswith("data:image/jpeg;base64,") for load in loads)
     assert not re.search(r"https?://", page)
     assert "21.50 ± 0.50" in page and "a note" in page and "a &lt;b&gt; &amp; c" in page
-    assert page.count("<svg") == 4 and page.count("<polyline") == 6  # loss with validation, and rate; of two stages
+    assert page.count("<svg") == page.count("<polyline") == 6  # three figures of two stages
+    assert page.count("#e07b00") == 2, "validation has a colour of its own"
     assert 'class="missing"' not in page
 
 

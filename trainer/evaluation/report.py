@@ -99,38 +99,27 @@ def read_log(path: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
 
 
 def curves(log: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
-    """The curves as small charts; of figures that are also measured on validation faces, both in one chart."""
+    """The curves as small charts, stage by stage."""
     if not log:
         return _missing("no log.jsonl")
     parts = []
     for stage, lines in log.items():
         if stage:
             parts.append(f"<h3>Stage {html.escape(stage)}</h3>")
-        for key, points in lines.items():
-            if key.startswith("validation_") and key.removeprefix("validation_") in lines:
-                continue
-            others = lines.get(f"validation_{key}", [])
-            parts.append(chart(key, points, others))
+        parts += [chart(key, points) for key, points in lines.items()]
     return "".join(parts)
 
 
-def chart(title: str, points: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]] = ()) -> str:
-    """One chart as SVG: blue what training saw, orange validation."""
-    series = [("#1f6fb2", thin(points)), ("#e07b00", thin(validation))]
-    every = [p for _, s in series for p in s]
-    xs, ys = [x for x, _ in every], [y for _, y in every]
+def chart(title: str, points: Sequence[tuple[float, float]]) -> str:
+    """One chart as SVG: orange what was measured on validation faces, blue all else."""
+    points = thin(points)
+    xs, ys = [x for x, _ in points], [y for _, y in points]
     x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
     x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
-
-    def place(point: tuple[float, float]) -> str:
-        x = MARGIN + (point[0] - x0) / (x1 - x0) * (WIDTH - MARGIN - 8)
-        y = HEIGHT - 20 - (point[1] - y0) / (y1 - y0) * (HEIGHT - 30)
-        return f"{x:.1f},{y:.1f}"
-
-    lines = "".join(
-        f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join(map(place, s))}"/>'
-        for colour, s in series
-        if s
+    places = " ".join(
+        f"{MARGIN + (x - x0) / (x1 - x0) * (WIDTH - MARGIN - 8):.1f},"
+        f"{HEIGHT - 20 - (y - y0) / (y1 - y0) * (HEIGHT - 30):.1f}"
+        for x, y in points
     )
     text = '<text font-size="10" fill="#555" x="{}" y="{}" text-anchor="{}">{}</text>'
     labels = (
@@ -139,10 +128,11 @@ def chart(title: str, points: Sequence[tuple[float, float]], validation: Sequenc
         + text.format(MARGIN, HEIGHT - 6, "start", f"{x0:.0f}")
         + text.format(WIDTH - 8, HEIGHT - 6, "end", f"step {x1:.0f}")
     )
+    colour = "#e07b00" if title.startswith("validation_") else "#1f6fb2"
+    line = f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{places}"/>'
     frame = f'<path d="M{MARGIN} 10V{HEIGHT - 20}H{WIDTH - 8}" fill="none" stroke="#bbb"/>'
-    note = " (orange: validation)" if validation else ""
-    svg = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{frame}{lines}{labels}</svg>'
-    return f"<figure><figcaption>{html.escape(title)}{note}</figcaption>{svg}</figure>"
+    svg = f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{frame}{line}{labels}</svg>'
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>"
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -156,9 +146,13 @@ def sheets(paths: Sequence[Path]) -> str:
     """Pictures as data URIs."""
     if not paths:
         return _missing("no sheet")
-    parts = []
+    parts: list[str] = []
+    seen: set[str] = set()
     for path in paths:
         data = base64.b64encode(path.read_bytes()).decode()
+        if data in seen:  # of the last stage there are two copies
+            continue
+        seen.add(data)
         kind = PICTURES[path.suffix]
         name = html.escape(path.name)
         parts.append(f'<p>{name}<br><img alt="{name}" src="data:image/{kind};base64,{data}"></p>')

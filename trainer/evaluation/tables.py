@@ -23,7 +23,7 @@ PHOTO_TITLES = {
 HOW = (
     "In brackets: 95 % intervals, of means by the normal distribution, of shares by Wilson's score, of the median by "
     "the bootstrap. They say how much the choice of pictures matters, not what another training run would give. "
-    "A Frechet distance has none."
+    "A Frechet distance has none, and is the larger the fewer pictures it is of: compare it at one count only."
 )
 
 
