@@ -164,7 +164,6 @@ def test_a_run_leaves_its_log_its_sheet_and_its_preset(data: Path, tmp_path: Pat
     assert steps[-1]["progress"] == 1 and steps[-1]["rate_generator"] == 1e-4
     sheet = cv2.imread(str(run / "sheet.jpg"))  # masked | map | face | truth, of two faces
     assert sheet is not None and sheet.shape == (2 * 32, 4 * 32, 3) and sheet.std() > 10
-    )  # masked | map | face | truth of two faces
     assert list((run / "tensorboard").iterdir()) and not list(run.glob("*.partial"))
     assert (run / "preset.toml").read_text() and checkpoint.load(run).preset == preset.raw
 
