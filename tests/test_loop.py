@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +370,17 @@ def test_two_processes_share_the_pictures_and_keep_the_same_weights(tmp_path: Pa
     assert differing(one, other) == [] and differing(one, stored.networks["generator"]) == []
     assert stored.meta["step"] == 3 and stored.meta["seen"] == 6
     assert [line["seen"] for line in lines(tmp_path / "r") if "loss" in line] == [2, 4, 6]
+
+
+def test_training_needs_torch_numpy_and_opencv_only(data: Path, tmp_path: Path) -> None:
+    file = tiny_file(tmp_path / "tiny.toml", "pix2pix")
+    others = ("mediapipe", "av", "onnxruntime", "onnx", "rich", "PIL", "skimage", "torchmetrics", "tensorboard")
+    code = (
+        f"import sys\nfor name in {others}: sys.modules[name] = None\n"
+        "import torch, trainer.cli\ntorch.set_num_threads(1)\n"
+        f"sys.exit(trainer.cli.main(['run', '--preset', r'{file}', '--data', r'{data}', '--run', r'{tmp_path / 'r'}', "
+        "'--steps', '1', '--workers', '0']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "TensorBoard is not installed" in done.stdout and checkpoint.load(tmp_path / "r").meta["done"]

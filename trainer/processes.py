@@ -1,6 +1,6 @@
 """One process or several: a run under ``torchrun`` splits each step's pictures among its processes.
 
-    torchrun --nproc-per-node 2 -m trainer.cli run --preset ... --data ... --run ...
+    torchrun --nproc-per-node 2 -m trainer.cli run --preset ... --data ... -o RUN    # --run is torchrun's own
 
 Each process takes a batch of its own from the same numbered samples, gradients are averaged before each update
 (`systems.base.average_gradients`), and process 0 alone writes files. Backend: NCCL on GPUs, Gloo on CPUs.

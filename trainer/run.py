@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--data", type=Path, required=True, help="a prepared set, or (pix2pix) a folder with train/*.jpg and test/*.jpg"
     )
-    add("--run", type=Path, required=True, help="folder of the run")
+    add("-o", "--run", type=Path, required=True, help="folder of the run")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=float, help="so many steps, all stages together")
     length.add_argument("--pictures", type=float, help="so many pictures")
