@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,19 @@ def test_what_cannot_be_chosen_is_refused(data: Path, change: dict[str, object],
     options: dict[str, object] = {"data": data, "split": "test", "count": 4, "seed": 1} | change
     with pytest.raises(UsageError, match=message):
         choose(**options)  # type: ignore[arg-type]
+
+
+def test_a_set_without_training_faces_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text('[{"split": "test"}]')
+    with pytest.raises(UsageError, match="no training faces"):
+        choose(tmp_path, "test", 1, 5)
+
+
+def test_a_process_that_dies_is_an_error_and_no_hang(data: Path) -> None:
+    draw = choose(data, "test", 6, 5)
+    gone = dataclasses.replace(draw, data=data / "gone")
+    with pytest.raises(BrokenProcessPool):
+        list(cases(gone, 64, workers=1))
 
 
 def test_a_face_wears_the_same_mask_whatever_is_measured_before_it(data: Path) -> None:

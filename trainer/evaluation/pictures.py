@@ -95,6 +95,11 @@ def choose(data: Path, split: str, count: int, seed: int, families: str = "class
         weights = choose_families(families, without)
     except ValueError as error:
         raise UsageError(f"--families: {error}") from error
+    if not any(r["split"] == "train" for r in records):
+        raise UsageError(
+            f"{data} has no training faces, so that there is no mean face to compare with",
+            "Give the set that the model was trained on, or one prepared like it.",
+        )
     rows = [i for i, r in enumerate(records) if r["split"] == split]
     if not rows:
         known = ", ".join(sorted({r["split"] for r in records}))
@@ -169,12 +174,12 @@ class CaseMaker:
     Args:
         draw: the pictures.
         size: side S that is measured at.
-        mean: float32[256, 256, 3], the mean face.
     """
 
-    def __init__(self, draw: Draw, size: int, mean: Floats) -> None:
+    def __init__(self, draw: Draw, size: int) -> None:
         cv2.setNumThreads(1)
         self._drawer, self._size = Drawer(draw), size
+        mean = baselines.mean_face(draw.data)
         self._mean = np.asarray(
             mean if mean.shape[0] == size else cv2.resize(mean, (size, size), interpolation=cv2.INTER_AREA)
         )
@@ -196,9 +201,9 @@ class CaseMaker:
 _maker: CaseMaker
 
 
-def _start(draw: Draw, size: int, mean: Floats) -> None:
+def _start(draw: Draw, size: int) -> None:
     global _maker
-    _maker = CaseMaker(draw, size, mean)
+    _maker = CaseMaker(draw, size)
 
 
 def _make(row: int) -> Case:
@@ -213,11 +218,11 @@ def cases(draw: Draw, size: int, *, workers: int) -> Iterator[Case]:
         size: side that is measured at.
         workers: processes that draw and measure baselines; 0 does it here.
     """
-    mean = baselines.mean_face(draw.data)
     if workers == 0:
-        yield from map(CaseMaker(draw, size, mean), draw.rows)
+        yield from map(CaseMaker(draw, size), draw.rows)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (draw, size, mean))
+    # Little is handed over at the start: a process that dies while fed more than a pipe holds would hang this one.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (draw, size))
     with pool:
         yield from _in_order(pool, _make, draw.rows, ahead=6 * workers)
 
