@@ -25,7 +25,9 @@ def faces(data: Path, split: str = "train", seed: int = 1, **options: Any) -> Fa
     return Faces(data, split, seed, SOURCES, **options)
 
 
-def record(source: str = "a", split: str = "train", smile: float = 0.0, opened: float = 0.0, yaw: float = 0.0) -> dict:
+def record(
+    source: str = "a", split: str = "train", smile: float = 0.0, opened: float = 0.0, yaw: float = 0.0
+) -> dict[str, Any]:
     return {"source": source, "split": split, "smile": smile, "open": opened, "yaw": yaw}
 
 
