@@ -171,8 +171,17 @@ def resized(plane: np.ndarray, side: int) -> np.ndarray:
 
 
 def loose(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
-    """As `camera`, with crops that fit the face less well: as optical flow or a finder's eyes cut them."""
-    return camera(planes, rng, side, 1.75)
+    """As `camera`, with what a map module has to bear beside: crops that fit the face less well, as optical flow or a
+    finder's eyes cut them, faces of few pixels, coloured light. The truth is left behind; nothing is drawn from it."""
+    masked, truth, alpha, valid = camera(planes, rng, side, 1.75)
+    if rng.random() < 0.25:
+        few = round(side / rng.uniform(2, 8))
+        small = cv2.resize(masked, (few, few), interpolation=cv2.INTER_AREA)
+        masked = np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
+    if rng.random() < 0.2:
+        light = np.exp(rng.normal(0, 0.35, 3))
+        masked = (masked * np.minimum(light / light.max(), 1.0) + 0.5).astype(np.uint8)
+    return masked, truth, alpha, valid
 
 
 JITTERS: dict[str, Jitter] = {"camera": camera, "loose": loose, "pix2pix": crop_and_mirror, "none": plain}
