@@ -20,7 +20,7 @@ VIDEO_PREVIEW = 1280
 """Most that the longest side of the picture searched in video may be. Larger ones are shrunk by a whole number, several
 times faster than by any other factor; at half the size anchors differ by less than 1 % of the eyes' distance."""
 STILL_PREVIEW = 1920
-MIN_FACE = 24
+MIN_FACE = 30
 """Display pixels from forehead to chin below which a face is left alone."""
 MIN_SIDE = MIN_FACE / 0.78
 """The same as the side of the canonical crop."""
