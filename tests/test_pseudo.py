@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engines.base import Batch
 from engines.spec import ModelSpec
 from tests.conftest import FaceModels
-from trainer.pseudo import SIZE, agreed_map, is_sensible, label
+from trainer.pseudo import SIZE, agreed_map, is_sensible, label, unpack
 from unmask_rt import sample
 
 Image = NDArray[np.uint8]
@@ -127,6 +127,19 @@ def test_a_speck_beside_the_mask_does_no_harm() -> None:
 
 def write(path: Path, picture: Image) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def test_an_archive_is_unpacked_without_what_leads_out_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"picture")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "x", "faces/x")
+        tar.add(tmp_path / "x", "../outside")
+        link = tarfile.TarInfo("faces/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "faces" / "x").read_bytes() == b"picture"
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["faces", "x"] and not (tmp_path / "outside").exists()
 
 
 def test_masked_faces_are_labelled_bare_ones_are_not_and_rejected_ones_stay_out(

@@ -15,6 +15,7 @@ second call leaves them out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tarfile
 import tempfile
 from pathlib import Path
@@ -64,6 +65,17 @@ def is_sensible(mean: np.ndarray, sure: np.ndarray) -> bool:
     return float(stats[1:, cv2.CC_STAT_AREA].max()) > 0.93 * float(hard.sum())
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Writes the files of a tar into a folder; links, devices and names that lead out of it are left out."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            place = (folder / member.name).resolve()
+            content = tar.extractfile(member) if member.isreg() and place.is_relative_to(folder.resolve()) else None
+            if content is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content.read())
+
+
 def label(pictures: Path, model: Path | None, out: Path) -> int:
     """Labels every face of a folder or tar of pictures; returns how many were kept.
 
@@ -74,18 +86,19 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
     reject_file = out / "reject.txt"
     rejected = {int(line) for line in reject_file.read_text().split()} if reject_file.exists() else set()
     data, _ = models.load_unmask_model(model)
-    engine = open_engine("auto", data, threads=1)
-    find = FindStage(models.load_face_model(None), models.load_finder_model(None), max_faces=4, mode="still")
-    cut = InpaintStage(engine)
     crops, alphas, weights = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as open_things:
         if pictures.is_file():
-            with tarfile.open(pictures) as tar:
-                tar.extractall(folder, filter="data")
+            unpack(pictures, Path(folder))
             pictures = Path(folder)
-        source = open_source(str(pictures), start_s=0.0, duration_s=None)
+        engine = open_things.enter_context(contextlib.closing(open_engine("auto", data, threads=1)))
+        face_model, finder_model = models.load_face_model(None), models.load_finder_model(None)
+        find = open_things.enter_context(
+            contextlib.closing(FindStage(face_model, finder_model, max_faces=4, mode="still"))
+        )
+        cut = InpaintStage(engine)
         seen = 0
-        for frame in source:
+        for frame in open_source(str(pictures), start_s=0.0, duration_s=None):
             (packet,) = find(Packet(frame))
             (packet,) = cut(packet)
             for patch in packet.patches:
@@ -97,8 +110,6 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
                     crops.append((seen - 1, patch.crop))
                     alphas.append(np.round(mean * 255).astype(np.uint8))
                     weights.append(sure.astype(np.uint8) * 255)
-    find.close()
-    engine.close()
     if not crops:
         raise ValueError(f"of {seen} faces found, none wears a mask that the model is sure of")
     np.save(out / "crops.npy", np.stack([c for _, c in crops]))
