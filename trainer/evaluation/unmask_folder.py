@@ -23,7 +23,7 @@ from unmask_rt.job import TOOL
 from unmask_rt.provenance import Provenance
 from unmask_rt.show import BlendStage
 from unmask_rt.sinks.files import check_output
-from unmask_rt.sinks.pictures import PictureSink, plan_names
+from unmask_rt.sinks.pictures import PictureSink, make_folder, partial_of, plan_names
 from unmask_rt.sources.pictures import PictureInfo, PictureSource
 from unmask_rt.unmasker import UnmaskerOptions
 
@@ -60,9 +60,9 @@ def unmask_folder(
     names = plan_names(source.relative_paths)
     targets = {relative: out / "maps" / name for relative, name in names.items()}
     for target in targets.values():
-        _make(target.parent)
-        check_output(target, _partial(target), inputs=(), overwrite=overwrite)
-    _make(out / "results")
+        make_folder(target.parent)
+        check_output(target, partial_of(target), inputs=(), overwrite=overwrite)
+    make_folder(out / "results")
     sink = PictureSink(out / "results", source, Provenance(engine.sha256, TOOL), overwrite=overwrite)
     find = FindStage(
         models.load_face_model(face_model), models.load_finder_model(finder_model), max_faces=max_faces, mode="still"
@@ -102,21 +102,10 @@ def map_in_picture(packet: Packet) -> Image:
 
 def _write(path: Path, plane: Image) -> None:
     _, code = cv2.imencode(".png", plane)
-    partial = _partial(path)
+    partial = partial_of(path)
     try:
         partial.write_bytes(code.tobytes())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise SinkError(f"{path} cannot be written: {error}", "Is the disk full?") from error
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"The folder {folder} cannot be made: {error.strerror}", "May you write there?") from error

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from trainer import losses
 from trainer.data import Batch
 
 Figures = dict[str, Tensor | float]
@@ -125,6 +126,14 @@ class System(ABC):
             norm = nn.utils.clip_grad_norm_(parameters, self.options["clip"]).detach()
         optimizer.step()
         return norm
+
+    def tell_apart(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
+        """One step of a discriminator on what it sees of an output and of a truth: the mean of its two errors."""
+        with self.autocast():
+            seen = [self.networks[name](picture) for picture in (real, fake.detach())]
+        loss = (losses.judged(seen[0].float(), True) + losses.judged(seen[1].float(), False)) / 2
+        self.update(name, loss)
+        return loss.detach()
 
     @contextlib.contextmanager
     def untrained(self, *names: str) -> Iterator[None]:

@@ -46,7 +46,7 @@ class DualPatch(System):
         with self.autocast():
             face = self.networks["generator"](torch.cat([x, alpha], 1)).float()
         pairs = {"whole": (face, truth), "region": (black_out(face, alpha), black_out(truth, alpha))}
-        figures: Figures = {f"critic_{name}": self.judge(name, *pair) for name, pair in pairs.items()}
+        figures: Figures = {f"critic_{name}": self.tell_apart(name, *pair) for name, pair in pairs.items()}
         terms = {"l1": F.l1_loss(face, truth), "ssim": losses.gaussian_ssim(face, truth)}
         with self.untrained(*pairs), self.autocast():
             terms["perceptual"] = self.frozen["perceptual"](face, truth).float()
@@ -55,14 +55,6 @@ class DualPatch(System):
         total = sum((weights[name] * term for name, term in terms.items()), x.new_zeros(()))
         self.update("generator", total)
         return figures | {"loss": total.detach()} | {name: term.detach() for name, term in terms.items()}
-
-    def judge(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
-        """One step of a discriminator."""
-        with self.autocast():
-            seen = [self.networks[name](picture).float() for picture in (real, fake.detach())]
-        loss = (losses.judged(seen[0], True) + losses.judged(seen[1], False)) / 2
-        self.update(name, loss)
-        return loss.detach()
 
     def restore(
         self, networks: Mapping[str, nn.Module], masked: Tensor, alpha: Tensor | None

@@ -97,7 +97,10 @@ class MapEdit(System):
         pairs = {"whole": (face, truth)}
         if both:  # outside of the hole both are the input, so that nothing else can tell them apart
             pairs["hole"] = (x + (face - x) * hole, x + (truth - x) * hole)
-        figures: Figures = {f"critic_{name}": self.judge(name, x, *pair) for name, pair in pairs.items()}
+        figures: Figures = {
+            f"critic_{name}": self.tell_apart(name, torch.cat([x, fake], 1), torch.cat([x, real], 1))
+            for name, (fake, real) in pairs.items()
+        }
         weights = self.options["loss"]
         terms = {"l1": losses.weighted_l1(face, truth, valid), "ssim": self.ssim(face, truth, valid)}
         with self.untrained(*pairs), self.autocast():
@@ -108,14 +111,6 @@ class MapEdit(System):
         total = sum((weights[name] * term for name, term in terms.items()), x.new_zeros(()))
         self.update("generator", total)
         return figures | {"loss": total.detach()} | {name: term.detach() for name, term in terms.items()}
-
-    def judge(self, name: str, x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
-        """One step of a discriminator on (input, output) and (input, truth)."""
-        with self.autocast():
-            seen = [self.networks[name](torch.cat([x, picture], 1)) for picture in (real, fake.detach())]
-        loss = (losses.judged(seen[0].float(), True) + losses.judged(seen[1].float(), False)) / 2
-        self.update(name, loss)
-        return loss.detach()
 
     def restore(
         self, networks: Mapping[str, nn.Module], masked: Tensor, alpha: Tensor | None

@@ -57,15 +57,15 @@ class PictureSink:
         folder = self._out.parent if to_file else self._out
         self._targets = {relative: folder / name for relative, name in names.items()}
         if not to_file:
-            _make(folder)
+            make_folder(folder)
         by_name: dict[str, list[Path]] = {}
         for path in source.paths:
             by_name.setdefault(path.name.casefold(), []).append(path)
         for target in self._targets.values():
             if not to_file:
-                _make(target.parent)
+                make_folder(target.parent)
             same_name = by_name.get(target.name.casefold(), [])
-            check_output(target, _partial(target), inputs=same_name, overwrite=overwrite)
+            check_output(target, partial_of(target), inputs=same_name, overwrite=overwrite)
         self._notes: list[str] = []
         self._frames = 0
         self._report: SinkReport | None = None
@@ -76,11 +76,11 @@ class PictureSink:
         target = self._targets[picture.relative]
         try:
             data = self._encode(frame, picture, FORMATS[target.suffix.lower()])
-            partial = _partial(target)
+            partial = partial_of(target)
             partial.write_bytes(data)
             os.replace(partial, target)
         except (OSError, ValueError) as error:
-            _partial(target).unlink(missing_ok=True)
+            partial_of(target).unlink(missing_ok=True)
             raise SinkError(f"{target} cannot be written: {error}", "Is the disk full?") from error
         self._frames += 1
 
@@ -160,11 +160,17 @@ def _pixels(frame: Frame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.ascontiguousarray(planes.rows(planes.convert(video, "rgb24"))[0])
 
 
-def _partial(path: Path) -> Path:
+def partial_of(path: Path) -> Path:
+    """Where a picture is written before it takes its name."""
     return path.with_name(f".{path.stem}.partial{path.suffix}")
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
