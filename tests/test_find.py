@@ -18,7 +18,8 @@ from unmask_rt.faces import find as module
 from unmask_rt.faces.find import LOOK_AHEAD_FRAMES, FindStage
 from unmask_rt.faces.look import mesh_find
 from unmask_rt.faces.mesh import MeshFace
-from unmask_rt.faces.tracker import Find, Pose, Tracker, anchors_of, difference, moved, pose_of, side_of
+from unmask_rt.faces.pose import Find, Pose, anchors_of, difference, moved, pose_of, side_of
+from unmask_rt.faces.tracker import Tracker
 from unmask_rt.faces.video import Sight
 from unmask_rt.frames import Frame, Mode, Packet
 

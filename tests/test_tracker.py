@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from unmask_rt.align import TEMPLATE, apply, crop_transform, similarity
-from unmask_rt.faces.tracker import (
-    MEMORY_S,
-    CutDetector,
+from unmask_rt.faces.motion import CutDetector, OneEuro
+from unmask_rt.faces.pose import (
     Find,
-    OneEuro,
     Pose,
-    Tracker,
     anchors_of,
     box_of,
     difference,
@@ -24,6 +21,7 @@ from unmask_rt.faces.tracker import (
     pose_of,
     side_of,
 )
+from unmask_rt.faces.tracker import MEMORY_S, Tracker
 
 
 def pose_at(x: float, y: float, side: float = 100.0, roll: float = 0.0) -> Pose:

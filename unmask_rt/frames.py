@@ -22,8 +22,9 @@ from unmask_rt.align import Affine, Image, Points
 Mode = Literal["file", "live", "still"]
 """How frames come: from a file that may be read ahead, live with no time to lose, or as single pictures."""
 
-FoundBy = Literal["mesh", "finder", "flow", "held"]
-"""Who placed a face in a frame: the mesh, the face finder's eyes and nose, optical flow, or a filled gap."""
+FoundBy = Literal["mesh", "aligner", "finder", "flow", "held"]
+"""Who placed a face in a frame: the face mesh, the aligner, the face finder's eyes and nose, optical flow, or a filled
+gap."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from unmask_rt.align import Image
 from unmask_rt.faces.centerface import iou
 from unmask_rt.faces.flow import follow
 from unmask_rt.faces.look import StillLooker, grey_of
-from unmask_rt.faces.tracker import Find, OneEuro, Pose, anchors_of, box_of, mixed
+from unmask_rt.faces.motion import OneEuro
+from unmask_rt.faces.pose import Find, Pose, anchors_of, box_of, mixed
 from unmask_rt.faces.video import Sight, VideoLooker
 from unmask_rt.frames import Face, Mode, Packet
 

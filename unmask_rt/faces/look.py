@@ -20,7 +20,8 @@ from unmask_rt.align import (
 )
 from unmask_rt.faces.centerface import CenterFace, FoundFace
 from unmask_rt.faces.mesh import FaceMesh, MeshFace
-from unmask_rt.faces.tracker import CONVINCING, Find, Pose, anchors_of, distance, pose_of, side_of
+from unmask_rt.faces.pose import Find, Pose, anchors_of, distance, pose_of, side_of
+from unmask_rt.faces.tracker import CONVINCING
 from unmask_rt.faces.window import cut, window_of
 
 WINDOW = 192

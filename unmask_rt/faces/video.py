@@ -12,7 +12,9 @@ from unmask_rt.faces.centerface import CenterFace
 from unmask_rt.faces.flow import follow
 from unmask_rt.faces.look import ZOOMS, finder_find, is_face, mesh_find, mesh_inside
 from unmask_rt.faces.mesh import FaceMesh
-from unmask_rt.faces.tracker import CutDetector, Find, Pose, Tracker, difference, mixed, side_of
+from unmask_rt.faces.motion import CutDetector
+from unmask_rt.faces.pose import Find, Pose, difference, mixed, side_of
+from unmask_rt.faces.tracker import Tracker
 
 VIDEO_SIDE = 320
 """Longest side for CenterFace in video: masked faces from 5 % of it up are found as often as at any larger size."""
