@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 UNMASK, ALIGNER = "unmask model", "face aligner"
 """What a bundled model is for."""
 WEIGHTS_NOTE = (
-    "The bundled models are for research and evaluation only, because of the data they were trained on (LICENSE-WEIGHTS): "
-    "no identification of people, no use without the consent of whoever is shown."
+    "The bundled models are for research and evaluation only, because of the data they were trained on "
+    "(LICENSE-WEIGHTS): no identification of people, no use without the consent of whoever is shown."
 )
 
 

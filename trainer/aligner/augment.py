@@ -1,4 +1,4 @@
-"""Samples for the aligner: crops as a tracker's last pose or a finder's eyes cut them, with all that gets in the way."""
+"""What samples for the aligner go through: crops that are off, things in the way, light and camera."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EYES = 0.39 * SIDE
 def jitter(rng: np.random.Generator, wide: float = 0.25) -> tuple[float, float, float, float]:
     """Angle (radians), natural logarithm of scale, and shift (input pixels) by which an expected pose is off.
 
-    CenterFace's eyes miss by 8 % of their distance (median; p90 13 %), which is 3 % of the crop's side in place, 10 % in
-    size and 6 degrees; a share ``wide`` is off by what a face moves while it is lost.
+    CenterFace's eyes miss by 8 % of their distance (median; p90 13 %), which is 3 % of the crop's side in place, 10 %
+    in size and 6 degrees; a share ``wide`` is off by what a face moves while it is lost.
     """
     if rng.random() < wide:
         angle, scale, shift = rng.normal(0, 0.28), rng.normal(0, 0.2), rng.normal(0, 0.11, 2)
@@ -170,7 +170,7 @@ def _microphone(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray,
     at = mouth + rng.normal(0, 9, 2) + (0, 8)
     radius = float(rng.uniform(5, 13))
     cv2.ellipse(alpha, _at(at), _at((radius, radius * rng.uniform(1, 1.5))), 0, 0, 360, 255, -1)
-    cv2.line(alpha, _at(at), _at(at + (rng.normal(0, 20), 80)), 255, max(2, round(radius)), cv2.LINE_AA)
+    cv2.line(alpha, _at(at), _at((at[0] + rng.normal(0, 20), at[1] + 80)), 255, max(2, round(radius)), cv2.LINE_AA)
     layer[:] = rng.integers(0, 90, 3, dtype=np.uint8)
     _stripes(layer, rng)
 
@@ -181,7 +181,7 @@ def _anything(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, r
     if rng.random() < 0.5:
         cv2.ellipse(alpha, _at(at), _at(size), float(rng.uniform(0, 180)), 0, 360, 255, -1)
     else:
-        box = cv2.boxPoints((tuple(at), tuple(size * 1.6), float(rng.uniform(0, 180))))  # type: ignore[arg-type]
+        box = cv2.boxPoints((tuple(at), tuple(size * 1.6), float(rng.uniform(0, 180))))
         cv2.fillConvexPoly(alpha, np.round(box).astype(np.int32), 255)
     layer[:] = rng.integers(0, 256, 3, dtype=np.uint8)
     _stripes(layer, rng)

@@ -5,9 +5,9 @@
 The prepared set (`trainer.prepare`) knows where each crop lies in its picture, so nothing is looked for again. Writes
 
     loose.npy      uint8[N, 168, 168, 3]  RGB, rows as in the prepared set
-    points.npy     float32[N, 7, 2]       the six anchors of `align.MESH_ANCHORS` and the nose tip, pixels of the loose crop
+    points.npy     float32[N, 7, 2]       six anchors (`align.MESH_ANCHORS`) and the nose tip, pixels of the loose crop
     to_loose.npy   float32[N, 2, 3]       affine from the 256 px crop (and its masks) to the loose crop
-    corners.npy    float32[N, 4, 2]       the picture's corners, pixels of the loose crop: outside, the border is repeated
+    corners.npy    float32[N, 4, 2]       the picture's corners, likewise: outside, the border is repeated
     yaw.npy        float32[N]             degrees, positive where the nose points to the picture's right
     done.npy       uint8[N]               1 where a crop was cut
     masks.npy      uint8[V, N, 128, 128, 4]  the bank's masks at half the size: RGB of the masked crop, and coverage

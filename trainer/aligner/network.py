@@ -20,7 +20,8 @@ CELLS = 32
 STRIDE = CROP // CELLS
 POINTS = 7
 NEAR = 1.5
-"""Pixels of the input within which a point counts as right: 4.5 % of the distance of a frontal face's outer eye corners."""
+"""Pixels of the input within which a point counts as right: 4.5 % of the distance of a frontal face's outer eye
+corners."""
 YAW_UNIT = 45.0
 
 

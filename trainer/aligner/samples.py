@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -41,8 +41,8 @@ class Samples(Dataset[Sample]):
         loose: its loose crops (`trainer.aligner.data`).
         split: "train", "validation" or "test".
         seed: of all randomness.
-        real: loose crops of really masked faces (`trainer.aligner.real`), None for none.
-        real_share: share of samples from there.
+        extra: further sets of loose crops and the share of samples from each: heads turned further
+            (`trainer.aligner.turn`), faces that really wear masks (`trainer.aligner.real`).
         masked: share of prepared faces that wear a mask.
         empty: share of samples without a face.
     """
@@ -54,8 +54,7 @@ class Samples(Dataset[Sample]):
         split: str,
         seed: int,
         *,
-        real: Path | None = None,
-        real_share: float = 0.12,
+        extra: Sequence[tuple[Path, float]] = (),
         masked: float = 0.65,
         empty: float = 0.15,
     ) -> None:
@@ -64,7 +63,7 @@ class Samples(Dataset[Sample]):
                 f"{loose} holds no loose crops", "Make them: python -m trainer.aligner.data DATA -o LOOSE"
             )
         self.loose, self.seed = loose, seed
-        self.real, self.real_share = real, real_share if real is not None else 0.0
+        self.extra = tuple(extra)
         self.masked, self.empty = masked, empty
         records = json.loads((data / "meta.json").read_text("utf-8"))
         self.yaw = np.load(loose / "yaw.npy")
@@ -78,21 +77,22 @@ class Samples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _open(self) -> dict[str, np.ndarray]:
+    def open(self) -> dict[str, np.ndarray]:
+        """The arrays by name, mapped into memory when they are first asked for."""
         if self.arrays is None:
             cv2.setNumThreads(1)
             self.arrays = {n: np.load(self.loose / f"{n}.npy", mmap_mode="r") for n in NEEDED}
-            if self.real is not None:
-                for name in ("loose", "points", "weight", "yaw", "corners"):
-                    self.arrays[f"real_{name}"] = np.load(self.real / f"{name}.npy")
+            for k, (folder, _) in enumerate(self.extra):
+                for name in ("loose", "points", "weight", "yaw", "corners", "masked"):
+                    self.arrays[f"{name}-{k}"] = np.load(folder / f"{name}.npy", mmap_mode="r")
         return self.arrays
 
     def any_row(self, rng: np.random.Generator) -> int:
         """A row of the split, turned heads and natural pictures more often."""
-        return int(self.rows[min(np.searchsorted(self.cumulated, rng.random()), len(self.rows) - 1)])
+        return int(self.rows[min(int(np.searchsorted(self.cumulated, rng.random())), len(self.rows) - 1)])
 
     def __getitem__(self, number: int) -> Sample:
-        arrays = self._open()
+        arrays = self.open()
         rng = np.random.default_rng([self.seed, number])
         another = self.rows[rng.integers(len(self.rows))]
         row = self.any_row(rng)
@@ -101,11 +101,19 @@ class Samples(Dataset[Sample]):
             return crop, np.full((7, 2), CROP / 2, np.float32), np.zeros(7, np.float32), np.zeros(4, np.float32)
         mirror = rng.random() < 0.5
         off = jitter(rng)
-        if rng.random() < self.real_share:
-            row = int(rng.integers(len(arrays["real_loose"])))
-            picture, points, yaw = (arrays[f"real_{n}"][row] for n in ("loose", "points", "yaw"))
-            weight, corners = arrays["real_weight"][row], arrays["real_corners"][row]
-            about = (1.0, float(yaw), 1.0, 1.0)
+        source, chosen = rng.random(), -1
+        for k, (_, share) in enumerate(self.extra):
+            if 0 <= source < share:
+                chosen = k
+            source -= share
+        if chosen >= 0:
+            row = int(rng.integers(len(arrays[f"yaw-{chosen}"])))
+            picture, points, corners = (
+                np.asarray(arrays[f"{n}-{chosen}"][row]) for n in ("loose", "points", "corners")
+            )
+            weight, yaw = np.array(arrays[f"weight-{chosen}"][row]), arrays[f"yaw-{chosen}"][row]
+            masked, certain = arrays[f"masked-{chosen}"][row]
+            about = (1.0, float(yaw), float(masked), float(certain))
             bare = True
         else:
             picture, points, corners = (np.asarray(arrays[n][row]) for n in ("loose", "points", "corners"))

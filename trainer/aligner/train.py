@@ -3,9 +3,9 @@
     python -m trainer.aligner.train runs/data --loose runs/loose --run runs/aligner --samples 150000
 
 Losses: distance of the soft-argmax to the point, cross-entropy of the heatmap with a Gaussian of one cell, negative log
-likelihood of the distance under the expected error, cross-entropy of ``sure`` (whose target falls with the anchors' error)
-and ``masked``, distance of the yaw. What is kept is the moving average of the weights. ``--start`` begins with another
-run's weights, ``--resume`` goes on after a break.
+likelihood of the distance under the expected error, cross-entropy of ``sure`` (whose target falls with the anchors'
+error) and ``masked``, distance of the yaw. What is kept is the moving average of the weights. ``--start`` begins with
+another run's weights, ``--resume`` goes on after a break.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ class Settings:
         rate: highest learning rate.
         warm: samples of the rise of the rate.
         seed: of samples and weights.
-        real_share: share of samples of really masked faces, where there are any.
     """
 
     samples: int
@@ -51,7 +51,6 @@ class Settings:
     rate: float = 2.5e-3
     warm: int = 4000
     seed: int = 1
-    real_share: float = 0.12
 
 
 def losses(raw: Raw, points: Tensor, weight: Tensor, face: Tensor) -> dict[str, Tensor]:
@@ -133,7 +132,7 @@ def train(
     loose: Path,
     run: Path,
     *,
-    real: Path | None = None,
+    extra: Sequence[tuple[Path, float]] = (),
     start: Path | None = None,
     resume: bool = False,
     workers: int = 1,
@@ -161,10 +160,11 @@ def train(
         shown.load_state_dict(stored["average"])
         optimizer.load_state_dict(stored["optimizer"])
         seen = int(stored["seen"])
-    samples = Samples(data, loose, "train", settings.seed, real=real, real_share=settings.real_share)
+    samples = Samples(data, loose, "train", settings.seed, extra=extra)
     feed = batches(samples, settings.batch, seen, workers)
     saved = said = time.monotonic()
-    said_at, sums = seen, {}
+    said_at = seen
+    sums: dict[str, float] = {}
     end = settings.samples if stop_at is None else min(stop_at, settings.samples)
 
     def keep() -> None:
@@ -204,8 +204,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a prepared set with its bank of masks")
     parser.add_argument("--loose", type=Path, required=True, help="its loose crops (trainer.aligner.data)")
-    parser.add_argument("--real", type=Path, help="faces that really wear masks (trainer.aligner.real)")
-    parser.add_argument("--real-share", type=float, default=0.12)
+    parser.add_argument(
+        "--extra", nargs=2, action="append", default=[], metavar=("FOLDER", "SHARE"), help="see trainer.aligner.samples"
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="begin with this run's weights")
     parser.add_argument("--samples", type=int, required=True)
@@ -218,13 +219,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    settings = Settings(given.samples, given.batch, given.rate, seed=given.seed, real_share=given.real_share)
+    settings = Settings(given.samples, given.batch, given.rate, seed=given.seed)
     train(
         settings,
         given.data,
         given.loose,
         given.run,
-        real=given.real,
+        extra=[(Path(folder), float(share)) for folder, share in given.extra],
         start=given.start,
         resume=given.resume,
         workers=given.workers,

@@ -24,8 +24,8 @@ from trainer.bank import NAMES
 from unmask_rt.align import TEMPLATE, Affine, Points, apply, invert, similarity
 
 OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136,
-    172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
 """The mesh's rim, from the forehead over the subject's left side."""
 HAIR, BEHIND = 1.4, 0.3

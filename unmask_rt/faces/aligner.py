@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unmask_rt.align import Affine, Image, Points, apply, compose, corners, invert, scale_of
 from unmask_rt.errors import ModelError
-from unmask_rt.faces.pose import Pose, difference, distance, pose_of
+from unmask_rt.faces.pose import Pose, difference, distance, pose_of, side_of
 from unmask_rt.faces.window import window_of
 
 METADATA_KEY = "unmask_rt.aligner"
@@ -83,7 +83,7 @@ class Aligner:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             about = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
             self._size, self._zoom = int(about["crop_size"]), float(about["zoom"])
-        except (ValueError, KeyError, RuntimeError) as error:  # onnxruntime's own errors are RuntimeErrors
+        except Exception as error:  # ONNX Runtime raises classes of its own for each kind of damage
             raise ModelError(f"The aligner's model cannot be loaded: {error}", "Install unmask-rt again.") from error
         self._input = self._session.get_inputs()[0].name
 
@@ -114,6 +114,10 @@ class Aligner:
         """Nothing is held that Python does not free; here for the sake of the other finders' shape."""
 
     def _look(self, rgb: Image, expected: Pose) -> Aligned | None:
+        height, width = rgb.shape[:2]
+        margin = side_of(expected) / 4
+        if not (-margin < expected[0] < width + margin and -margin < expected[1] < height + margin):
+            return None  # the eyes are not in the picture
         to_window = window_of(expected, self._size, self._zoom)
         crop = quick_cut(rgb, to_window, self._size)
         points, confidence, face = (out[0] for out in self._session.run(None, {self._input: crop[None]}))
@@ -125,7 +129,7 @@ class Aligner:
 
 
 def quick_cut(rgb: Image, to_window: Affine, size: int) -> Image:
-    """As `window.cut`, but shrinks large faces by halves only, which is several times faster, and a little less exactly.
+    """As `window.cut`, but shrinks large faces by halves only: several times faster and a little less exact.
 
     Args:
         rgb: uint8[H, W, 3].
@@ -137,6 +141,7 @@ def quick_cut(rgb: Image, to_window: Affine, size: int) -> Image:
     """
     edges = corners(to_window, size)
     times = max(0, round(-math.log2(max(scale_of(to_window), 1e-3)) - 0.3))
+    times = min(times, min(rgb.shape[:2]).bit_length() - 2)  # two pixels have to be left
     unit = 1 << times
     limit = np.array([rgb.shape[1], rgb.shape[0]])
     low = np.clip(np.floor(edges.min(axis=0) - 2 * unit), 0, np.maximum(limit - 2 * unit, 0)).astype(int)
