@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unmask_rt.faces.appearance import Looks, unlikeness
 from unmask_rt.faces.centerface import iou
@@ -19,6 +19,8 @@ STRAY = 0.6
 ALIKE, STRANGE = 0.30, 0.55
 """`appearance.unlikeness` up to which somebody who is back is taken for the same person wherever they are, and from
 which a face in the right place is taken for somebody else's."""
+ROOM = 0.55
+"""`distance` to whoever is in view below which there is no room for another face: it is the same one."""
 CONVINCING = 0.6
 """Confidence of the finder from which a second look settles a doubt."""
 CROWDED = 1.3
@@ -35,6 +37,7 @@ class Track:
         id: from 1 on, never used twice.
         last: the latest place, by whatever means.
         seen_s: presentation time of ``last`` in seconds.
+        begun_s: when it began.
         supported_s: when mesh, aligner or finder last saw the face itself.
         checked_s: when the mesh last looked, whatever it saw.
         denied: looks of the finder in a row that found nothing there.
@@ -45,6 +48,7 @@ class Track:
     id: int
     last: Find
     seen_s: float
+    begun_s: float
     supported_s: float
     checked_s: float = 0.0
     denied: int = 0
@@ -119,10 +123,10 @@ class Tracker:
             apart = distance(find.pose, track.expected(time_s)) / (MATCH + STRAY * min(gone_s, 1.0))
             near = apart <= 1 and gone_s <= MEMORY_S
             unlike = None if looks is None or track.looks is None else unlikeness(looks, track.looks)
-            if (near if unlike is None else unlike <= ALIKE or (near and unlike <= STRANGE)) and (
-                best is None or (score := _score(apart, unlike)) < best[0]
-            ):
-                best = (_score(apart, unlike), track)
+            fits = near if unlike is None else unlike <= ALIKE or (near and unlike <= STRANGE)
+            score = _score(apart, unlike)
+            if fits and (best is None or score < best[0]):
+                best = (score, track)
         return None if best is None else best[1]
 
     def place(self, track: Track, find: Find, time_s: float) -> None:
@@ -148,17 +152,23 @@ class Tracker:
         """
         if not self.has_room(find, visible):
             return None
-        track = Track(self._next, find, time_s, time_s)
+        track = Track(self._next, find, time_s, time_s, time_s)
         self._next += 1
         self.tracks[track.id] = track
         if sure:
             self.confirmed.add(track.id)
         return track
 
+    def exchange(self, first: int, second: int) -> None:
+        """Gives two tracks each other's places and motion; ids and looks stay."""
+        a, b = self.tracks[first], self.tracks[second]
+        self.tracks[first] = replace(b, id=first, looks=a.looks)
+        self.tracks[second] = replace(a, id=second, looks=b.looks)
+
     def has_room(self, find: Find, visible: Mapping[int, Pose]) -> bool:
         """Whether a face may come into view: nobody is there yet, and not too many are, or a small one gives way."""
         box = box_of(find.pose)
-        if any(iou(box, box_of(pose)) > 0.3 for pose in visible.values()):
+        if any(distance(find.pose, pose) < ROOM or iou(box, box_of(pose)) > 0.3 for pose in visible.values()):
             return False
         present = [i for i in visible if i in self.tracks]
         if len(present) >= self._max_faces:
