@@ -89,6 +89,30 @@ def test_it_looks_again_where_the_face_lies_far_from_where_it_was_expected(align
     assert distance(aligned.pose, told) > 0.1
 
 
+def test_in_video_noise_does_not_move_the_window() -> None:
+    """Steady, a still face is looked at through one window; one that moves is followed by new ones."""
+    steady, plain = (Aligner(models.load_aligner_model(), steady=s) for s in (True, False))
+    _, picture = sample.masked_astronaut()
+    points, rng = truth(), np.random.default_rng(5)
+    pose = pose_of(points[:6])
+    first = steady(picture, pose)
+    assert first is not None
+    for _ in range(5):
+        near = pose.copy()
+        near[:2] += rng.uniform(-0.02, 0.02, 2) * side_of(pose)
+        near[2:4] += rng.uniform(-0.04, 0.04, 2)
+        again, other = steady(picture, near), plain(picture, near)
+        assert again is not None and (again.anchors == first.anchors).all()
+        assert other is not None and (other.anchors != first.anchors).any()
+    for step in range(1, 30):
+        shift = np.array([[1, 0, 4 * step], [0, 1, 2 * step]], np.float64)
+        moved = np.asarray(cv2.warpAffine(picture, shift, (512, 512)))
+        told, there = pose.copy(), points + np.array([4 * step, 2 * step], np.float32)
+        told[:2] += 4 * (step - 1), 2 * (step - 1)
+        aligned = steady(moved, told)
+        assert aligned is not None and errors(aligned, there)[:6].mean() < 0.06
+
+
 def test_where_there_is_no_face_it_is_not_sure(aligner: Aligner) -> None:
     rng = np.random.default_rng(2)
     picture = sample.astronaut()

@@ -258,14 +258,15 @@ def main() -> None:
     parser.add_argument("--mesh-share", type=float, default=0.2, help="part of the faces that the mesh is measured on")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    aligner = Aligner(arguments.model.read_bytes() if arguments.model else models.load_aligner_model())
+    model = arguments.model.read_bytes() if arguments.model else models.load_aligner_model()
+    aligner = Aligner(model)
     face_model = models.load_face_model()
     all_cases = cases(arguments.data, arguments.loose, arguments.faces)
     with FaceMesh(face_model, max_faces=1, video=False) as mesh:
         accuracy(aligner, mesh, all_cases, arguments.mesh_share)
     mask_accuracy(aligner, all_cases)
     false_faces(aligner, arguments.data, arguments.loose, 3 * arguments.faces)
-    jitter(aligner, all_cases, 24)
+    jitter(Aligner(model, steady=True), all_cases, 24)
     cost(aligner, face_model, all_cases)
 
 

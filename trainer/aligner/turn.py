@@ -132,8 +132,17 @@ def triangles_of(points: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.array(found)
 
 
-def turn_all(data: Path, loose: Path, out: Path, count: int, seed: int = 5) -> None:
-    """Turns ``count`` faces of the training split and writes them, each bare and masked."""
+def turn_all(data: Path, loose: Path, out: Path, count: int, most: float = 62.0, seed: int = 5) -> None:
+    """Turns ``count`` faces of the training split and writes them, each bare and masked.
+
+    Args:
+        data: a prepared set.
+        loose: its loose crops.
+        out: folder for the result.
+        count: how many faces.
+        most: degrees that a head is turned at most, about.
+        seed: of faces and turns.
+    """
     cv2.setNumThreads(1)
     rng = np.random.default_rng(seed)
     samples = Samples(data, loose, "train", seed)
@@ -152,7 +161,7 @@ def turn_all(data: Path, loose: Path, out: Path, count: int, seed: int = 5) -> N
         picture, mesh = np.asarray(stored["loose"][row]), apply(to_loose, np.asarray(meshes[row], np.float32))
         yaw = float(stored["yaw"][row])
         way = np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0])
-        further = float(np.clip(rng.uniform(10, 38), 0, max(62 - abs(yaw), 5)))
+        further = float(np.clip(rng.uniform(10, 0.62 * most), 0, max(most - abs(yaw), 5)))
         map_x, map_y, where, now, moved = head.turned(mesh, way * further, float(rng.normal(0, 10)))
         variant = int(rng.integers(2))
         mask = cv2.warpAffine(
@@ -184,8 +193,10 @@ def main() -> None:
     parser.add_argument("--loose", type=Path, required=True, help="its loose crops (trainer.aligner.data)")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2500)
+    parser.add_argument("--most", type=float, default=62.0, metavar="DEGREES", help="how far heads are turned at most")
+    parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()
-    turn_all(arguments.data, arguments.loose, arguments.out, arguments.count)
+    turn_all(arguments.data, arguments.loose, arguments.out, arguments.count, arguments.most, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import cv2
@@ -28,6 +29,9 @@ NO_FACE = 0.05
 FAR, FAR_ROLL = 0.10, math.radians(12)
 """A face that lies further (`tracker.distance`) from where it was expected, or is turned more, is looked at once more
 where it was found: the network is most exact in the middle of its crop."""
+WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
+"""How many windows are remembered, and how far off one a face may be expected and still be looked at through it: in
+place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
 
@@ -68,12 +72,15 @@ class Aligner:
     Args:
         model: the bytes of ``aligner.onnx`` (already checked against their SHA-256).
         threads: threads of the network; one is fastest, it is so small.
+        steady: for video: a face that is expected almost where a window was cut before is looked at through that very
+            window. Else noise would move the window, and the window the points: still faces would tremble twice as
+            much. What a call returns then depends, by as little as that, on the calls before.
 
     Raises:
         ModelError: the bytes are no such model.
     """
 
-    def __init__(self, model: bytes, *, threads: int = 1) -> None:
+    def __init__(self, model: bytes, *, threads: int = 1, steady: bool = False) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -86,6 +93,7 @@ class Aligner:
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of damage
             raise ModelError(f"The aligner's model cannot be loaded: {error}", "Install unmask-rt again.") from error
         self._input = self._session.get_inputs()[0].name
+        self._windows: deque[Pose] = deque(maxlen=WINDOWS if steady else 0)
 
     def __call__(self, rgb: Image, expected: Pose) -> Aligned | None:
         """Aligns one face.
@@ -118,7 +126,7 @@ class Aligner:
         margin = side_of(expected) / 4
         if not (-margin < expected[0] < width + margin and -margin < expected[1] < height + margin):
             return None  # the eyes are not in the picture
-        to_window = window_of(expected, self._size, self._zoom)
+        to_window = window_of(self._steadied(expected), self._size, self._zoom)
         crop = quick_cut(rgb, to_window, self._size)
         points, confidence, face = (out[0] for out in self._session.run(None, {self._input: crop[None]}))
         sure, yaw, masked = (float(value) for value in face)
@@ -126,6 +134,17 @@ class Aligner:
             return None
         points = apply(invert(to_window), points)
         return Aligned(points[:6], points[6], confidence, sure, yaw, masked)
+
+    def _steadied(self, expected: Pose) -> Pose:
+        """The pose of a window that was cut before and still fits, else the expected one, which is remembered."""
+        for k, pose in enumerate(self._windows):
+            off = np.abs(difference(expected, pose))
+            if off[:2].max() < NEAR * side_of(pose) and off[2:4].max() < NEAR_SIZE:
+                del self._windows[k]  # to the front, so that those in use are forgotten last
+                self._windows.appendleft(pose)
+                return pose
+        self._windows.appendleft(expected.copy())
+        return expected
 
 
 def quick_cut(rgb: Image, to_window: Affine, size: int) -> Image:
