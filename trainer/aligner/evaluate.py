@@ -200,7 +200,7 @@ def jitter(aligner: Aligner, all_cases: Sequence[Case], count: int) -> None:
     plain, smooth = [], []
     for case in [c for c in all_cases if c.masked and c.group == "frontal"][:count]:
         told, filtered = expected(case, rng), OneEuro()
-        raw, calm = [], []
+        raw, calm, scale = [], [], 256 / side_of(told)
         for frame in range(36):
             noisy = np.clip(case.rgb + rng.normal(0, 2.5, case.rgb.shape).astype(np.float32), 0, 255).astype(np.uint8)
             aligned = aligner(noisy, told)
@@ -209,7 +209,6 @@ def jitter(aligner: Aligner, all_cases: Sequence[Case], count: int) -> None:
             told = aligned.pose
             kept = filtered(told, frame / 30)
             if frame >= 6:  # settled
-                scale = 256 / side_of(told)
                 raw.append(apply(to_picture(told), grid) * scale)
                 calm.append(apply(to_picture(kept), grid) * scale)
         if len(raw) == 30:
