@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
@@ -19,8 +22,8 @@ from unmask_rt.faces.find import LOOK_AHEAD_FRAMES, FindStage
 from unmask_rt.faces.look import mesh_find
 from unmask_rt.faces.mesh import MeshFace
 from unmask_rt.faces.pose import Find, Pose, anchors_of, difference, moved, pose_of, side_of
+from unmask_rt.faces.sight import Sight
 from unmask_rt.faces.tracker import Tracker
-from unmask_rt.faces.video import Sight
 from unmask_rt.frames import Frame, Mode, Packet
 
 STRAIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -73,10 +76,10 @@ class ScriptedLooker:
 
 def run(stage: FindStage, pictures: Sequence[Image]) -> list[Packet]:
     out: list[Packet] = []
-    for k, picture in enumerate(pictures):
-        out += stage(packet(picture, k))
-    out += stage.flush()
-    stage.close()
+    with closing(stage):
+        for k, picture in enumerate(pictures):
+            out += stage(packet(picture, k))
+        out += stage.flush()
     stage.close()
     assert [p.frame.index for p in out] == list(range(len(pictures)))
     return out
@@ -233,6 +236,38 @@ def test_two_faces_keep_their_ids_and_a_cut_gives_new_ones(face_models: Any, mas
     assert len(*before) == 2 and len(*after) == 1 and not set(*before) & set(*after)
 
 
+def test_live_the_finder_finds_a_newcomer_aside_of_the_frames(face_models: Any, masked_astronaut: Image) -> None:
+    face = masked_astronaut[:300, 90:390]
+    alone = np.full((360, 640, 3), 90, np.uint8)
+    alone[30:330, 20:320] = face
+    pair = alone.copy()
+    pair[100:250, 450:600] = cv2.resize(face[:, ::-1], (150, 150), interpolation=cv2.INTER_AREA)
+    stage = FindStage(face_models.face, face_models.finder, face_models.aligner, max_faces=4, mode="live")
+    with closing(stage):
+        [first] = stage(packet(alone, 0))
+        assert [f.track for f in first.faces] == [1], "who is alone and near is found at once"
+        end, k = time.monotonic() + 30, 0
+        found = first
+        while len(found.faces) < 2 and time.monotonic() < end:
+            k += 1
+            [found] = stage(packet(pair, k))
+            assert found.frame.index == k and any(f.track == 1 for f in found.faces)
+            time.sleep(0.005)
+    assert [f.track for f in found.faces] == [1, 2]
+    assert not any(thread.name == "unmask-rt finder" for thread in threading.enumerate())
+
+
+def test_a_file_gives_the_same_faces_every_time(face_models: Any, masked_astronaut: Image) -> None:
+    pictures = clip(masked_astronaut, 8)
+    runs = []
+    for _ in range(2):
+        stage = FindStage(face_models.face, face_models.finder, face_models.aligner, max_faces=4, mode="file")
+        runs.append(
+            [(f.track, f.found_by, f.confidence, f.anchors.tolist()) for p in run(stage, pictures) for f in p.faces]
+        )
+    assert runs[0] == runs[1] and len(runs[0]) == 8
+
+
 def test_only_as_many_faces_as_wanted_the_largest_first(face_models: Any, masked_astronaut: Image) -> None:
     face = masked_astronaut[:300, 90:390]
     small = cv2.resize(face, (150, 150), interpolation=cv2.INTER_AREA)
@@ -243,6 +278,8 @@ def test_only_as_many_faces_as_wanted_the_largest_first(face_models: Any, masked
     assert len(found.faces) == 1 and found.faces[0].box[0] > 150
     both = FindStage(face_models.face, face_models.finder, face_models.aligner, max_faces=5, mode="still")
     assert len(both(packet(pair, 0))[0].faces) == 2
+    still.close()
+    both.close()
     one = FindStage(face_models.face, face_models.finder, face_models.aligner, max_faces=1, mode="file")
     out = run(one, [pair] * 6)
     assert all(len(p.faces) == 1 and p.faces[0].box[0] > 150 for p in out)
@@ -264,6 +301,7 @@ def test_a_still_is_searched_at_any_size_and_turn(face_models: Any, masked_astro
     assert np.abs(found.faces[0].anchors - anchors).max() < 0.06 * 4.5 * side_of(true_pose(0))
     tiny = np.asarray(cv2.resize(masked_astronaut, (64, 64), interpolation=cv2.INTER_AREA))
     assert stage(packet(tiny, 1))[0].faces == ()  # a face of 18 pixels is left alone
+    stage.close()
 
 
 def test_the_crop_of_a_turned_head_does_not_shrink_with_its_eyes() -> None:

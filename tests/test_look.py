@@ -10,9 +10,9 @@ import pytest
 
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Image
-from unmask_rt.faces.centerface import CenterFace
-from unmask_rt.faces.look import OVERLAP, STILL_SIDES, TILE, StillLooker, in_tiles
-from unmask_rt.faces.pose import anchors_of
+from unmask_rt.faces.centerface import CenterFace, FoundFace, iou
+from unmask_rt.faces.look import OVERLAP, STILL_SIDES, TILE, StillLooker, finder_find, in_tiles
+from unmask_rt.faces.pose import anchors_of, box_of
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,18 @@ def test_each_small_face_is_one_find_in_place(hall: tuple[Image, list[np.ndarray
     assert looker(picture, 60.0) == []
     looker.close()
     looker.close()
+
+
+@pytest.mark.parametrize("nose_x", [20.0, 60.0, 100.0])
+def test_a_profile_is_placed_by_its_box(nose_x: float) -> None:
+    points = np.array([[60, 50], [66, 50], [nose_x, 80], [55, 100], [60, 100]], np.float32)
+    find = finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.8))
+    assert find is not None and find.found_by == "finder" and find.confidence == 0.8
+    x0, y0, x1, y1 = box_of(find.pose)
+    assert iou((x0, y0, x1, y1), (20.0, 10.0, 110.0, 130.0)) > 0.6
+    assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.5)) is None  # in doubt it is nobody
+    points[2, 1] = 40  # a nose above the eyes
+    assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.8)) is None
 
 
 def test_of_many_faces_the_largest_are_kept(face_models: Any, masked_astronaut: Image) -> None:

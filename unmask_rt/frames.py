@@ -65,6 +65,7 @@ class Face:
         box: (x0, y0, x1, y1) display pixels, the whole face from forehead to chin.
         found_by: who placed it in this frame.
         confidence: 0..1.
+        masked: 0..1, whether a mask is worn by the aligner's own look, or None where it has none.
     """
 
     track: int
@@ -72,6 +73,7 @@ class Face:
     box: tuple[float, float, float, float]
     found_by: FoundBy
     confidence: float
+    masked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ ON, OFF = 0.6, 0.25
 in between it stays what it was."""
 CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
+BARE = 0.03
+"""Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count."""
 SPAN_FRAMES = 3
 """Frames with a score of `ON` that make a masked span; fewer are an error of the map."""
 LOOK_AHEAD_S = 0.5
@@ -98,7 +100,8 @@ class Gate:
                 case "live":
                     _react(state, patch.score)
                 case "still":
-                    state.on = patch.score >= ON
+                    bare = patch.face.masked is not None and patch.face.masked < BARE
+                    state.on = patch.score >= ON and not bare
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}

@@ -14,8 +14,9 @@ from unmask_rt.faces.flow import follow
 from unmask_rt.faces.look import StillLooker, grey_of
 from unmask_rt.faces.motion import OneEuro
 from unmask_rt.faces.pose import Find, Pose, anchors_of, box_of, mixed
+from unmask_rt.faces.sight import Sight
 from unmask_rt.faces.tracker import SEEN_BY
-from unmask_rt.faces.video import Sight, VideoLooker
+from unmask_rt.faces.video import VideoLooker
 from unmask_rt.frames import Face, Mode, Packet
 
 VIDEO_PREVIEW = 1280
@@ -202,4 +203,4 @@ def _face(track: int, find: Find, pose: Pose, scale: float) -> Face:
     """A find as a face; ``scale`` is display pixels for one preview pixel."""
     anchors = (anchors_of(pose) + 0.5) * scale - 0.5
     x0, y0, x1, y1 = ((edge + 0.5) * scale - 0.5 for edge in box_of(pose))
-    return Face(track, anchors, (x0, y0, x1, y1), find.found_by, find.confidence)
+    return Face(track, anchors, (x0, y0, x1, y1), find.found_by, find.confidence, find.masked)

@@ -36,8 +36,12 @@ TILE, OVERLAP = 640, 96
 """Side of the tiles of pictures larger than `STILL_SIDES`; neighbours share as much as the largest face looked for."""
 TILED_SIDE = 1440
 """Longest side of the picture that is cut into tiles: the finder needs no more than 16 pixels of a face."""
-SURE = 0.5
-"""How sure the aligner has to be of a face that the finder saw."""
+CERTAIN, SURE = 0.9, 0.7
+"""How sure the aligner has to be of what the finder saw: to be believed at once, and where the mesh sees nothing."""
+ALONE_SIDE = 48.0
+"""Pixels of the crop's side below which the finder alone is not believed."""
+PROFILE, BOX_HIGH = 0.12, 0.80
+"""Share of the box's width below which the eyes of a profile lie apart, and the box's height in crop sides."""
 EYES = (33, 263)
 """Outer eye corners in the mesh."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
@@ -91,11 +95,15 @@ class StillLooker:
         """A face of the finder, placed by whoever sees it best; None where nobody else does and it is in doubt."""
         first = align_find(self._aligner, rgb, coarse.pose)
         again = None if first is None else align_find(self._aligner, rgb, first.pose)
-        if again is not None and again.confidence >= SURE:
+        if again is not None and again.confidence >= CERTAIN:
             return again
         close = mesh_inside(self._close_up, rgb, coarse.pose, ZOOMS)
         if close is not None:
             return close
+        if again is not None and again.confidence >= SURE:
+            return again
+        if side_of(coarse.pose) < ALONE_SIDE:
+            return None
         return coarse if coarse.confidence >= CONVINCING or is_face(self._finder, rgb, coarse) else None
 
 
@@ -148,7 +156,9 @@ def finder_find(face: FoundFace) -> Find | None:
     width, height = x1 - x0, y1 - y0
     eyes = right - left
     apart = float(np.hypot(*eyes))
-    if not 0.12 * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
+    if apart < PROFILE * width and face.score >= CONVINCING:
+        return _profile_find(face)
+    if not PROFILE * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
         return None
     if abs(math.atan2(eyes[1], eyes[0])) > math.radians(100):
         return None
@@ -164,6 +174,18 @@ def finder_find(face: FoundFace) -> Find | None:
     return Find(pose, "finder", face.score)
 
 
+def _profile_find(face: FoundFace) -> Find | None:
+    """A head in profile, both eyes in one place: upright, as large as its box, between the eyes and its middle."""
+    x0, y0, x1, y1 = face.box
+    eyes, nose = face.points[:2].mean(axis=0), face.points[2]
+    height = y1 - y0
+    if not (x0 < eyes[0] < x1 and 0.15 * height < eyes[1] - y0 < 0.6 * height) or nose[1] - eyes[1] < 0.05 * height:
+        return None
+    pose = np.zeros(16)
+    pose[:3] = 0.5 * (float(eyes[0]) + (x0 + x1) / 2), float(eyes[1]), math.log(height / BOX_HIGH)
+    return Find(pose, "finder", face.score)
+
+
 def align_find(aligner: Aligner, rgb: Image, expected: Pose) -> Find | None:
     """The face that the aligner sees where one is expected, as a find with its certainty, or None.
 
@@ -175,7 +197,7 @@ def align_find(aligner: Aligner, rgb: Image, expected: Pose) -> Find | None:
     aligned = aligner(rgb, expected)
     if aligned is None or distance(aligned.pose, expected) >= SAME:
         return None
-    return Find(aligned.pose, "aligner", aligned.sure)
+    return Find(aligned.pose, "aligner", aligned.sure, aligned.masked)
 
 
 def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[float]) -> Find | None:

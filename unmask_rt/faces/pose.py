@@ -102,8 +102,10 @@ class Find:
         pose: where it is, pixels of the picture that was looked at.
         found_by: who saw it.
         confidence: 0..1.
+        masked: 0..1, whether a mask is worn, where the aligner looked.
     """
 
     pose: Pose
     found_by: FoundBy
     confidence: float
+    masked: float | None = None

@@ -150,7 +150,7 @@ class Tracker:
             sure: False for a face that has to be seen again before it counts.
             visible: track id -> pose of those in view; whoever has to give way is dropped from `tracks`.
         """
-        if not self.has_room(find, visible):
+        if not self.make_room(find, visible):
             return None
         track = Track(self._next, find, time_s, time_s, time_s)
         self._next += 1
@@ -165,7 +165,7 @@ class Tracker:
         self.tracks[first] = replace(b, id=first, looks=a.looks)
         self.tracks[second] = replace(a, id=second, looks=b.looks)
 
-    def has_room(self, find: Find, visible: Mapping[int, Pose]) -> bool:
+    def make_room(self, find: Find, visible: Mapping[int, Pose]) -> bool:
         """Whether a face may come into view: nobody is there yet, and not too many are, or a small one gives way."""
         box = box_of(find.pose)
         if any(distance(find.pose, pose) < ROOM or iou(box, box_of(pose)) > 0.3 for pose in visible.values()):

@@ -7,7 +7,7 @@ confirms one face after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,14 +22,15 @@ from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.faces.motion import CutDetector, Motion
 from unmask_rt.faces.pose import Find, Pose, difference, distance, mixed, side_of
 from unmask_rt.faces.seek import Answer, Aside, AtOnce, Question, Seeker
+from unmask_rt.faces.sight import Picture, Sight
 from unmask_rt.faces.tracker import CONVINCING, MATCH, MEMORY_S, SEEN_BY, Tracker
 
 SEARCH_FRAMES, WATCH_FRAMES, AGAIN_FRAMES = 5, 15, 3
 """Frames between looks of the finder: while a face is missing, while all are well, and at the least."""
 MESH_FRAMES = 12
 """Frames between looks of the mesh, at one face after the other."""
-TAKE, KEEP = 0.6, 0.35
-"""How sure the aligner has to be to take up a face, and to go on following it."""
+TAKE, KEEP, DOUBT = 0.75, 0.7, 0.85
+"""How sure the aligner has to be to take up a face, and to go on following it; below the last the mesh is asked too."""
 CARRY_S = 1.0
 """How long flow alone may carry a face."""
 HOLD_S = 0.1
@@ -42,44 +43,6 @@ ASTRAY, OFF = 0.25, 0.08
 """`distance` of a track from what the finder, and the mesh, see, from which it is put right."""
 DENIED, CLEARLY = 3, 0.85
 """So many looks of the finder in a row that see nothing end a track, unless the aligner is that sure of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """One track in one picture.
-
-    Attributes:
-        find: where it is and who says so.
-        pull: what a look moved it by against where flow had carried it, or None where flow had no say.
-    """
-
-    find: Find
-    pull: Pose | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture and what is known about it so far.
-
-    Attributes:
-        rgb: uint8[H, W, 3].
-        grey: uint8[H, W], its luma.
-        time_s: presentation time in seconds.
-        min_side: smallest crop side of a new face, pixels.
-        sights: track id -> sight.
-        carried: track id -> where flow has carried whoever is not sighted yet.
-    """
-
-    rgb: Image
-    grey: Image
-    time_s: float
-    min_side: float
-    sights: dict[int, Sight]
-    carried: dict[int, Pose]
-
-    def poses(self) -> dict[int, Pose]:
-        """Where everybody is, or is carried to."""
-        return {**self.carried, **{i: s.find.pose for i, s in self.sights.items()}}
 
 
 class VideoLooker:
@@ -102,8 +65,10 @@ class VideoLooker:
     ) -> None:
         self._mesh = FaceMesh(face_model, max_faces=1, video=False)
         self._aligner = Aligner(aligner_model)
-        self._second_look = CenterFace(finder_model)
-        self._seeker: Seeker = Aside(CenterFace(finder_model)) if live else AtOnce(self._second_look)
+        finder = CenterFace(finder_model)
+        self._seeker: Seeker = Aside(finder) if live else AtOnce(finder)
+        self._second_look = None if live else finder
+        self._zooms = ZOOMS[:1] if live else ZOOMS
         self._is_cut = CutDetector()
         self._identities = Identities()
         self._before: Image | None = None
@@ -135,7 +100,7 @@ class VideoLooker:
             self._idle_frames = WATCH_FRAMES
         self.tracker.expire(time_s)
         self._visible = {i: s for i, s in self._visible.items() if i in self.tracker.tracks}
-        now = _Picture(rgb, grey, time_s, min_side, {}, {})
+        now = Picture(rgb, grey, time_s, min_side, {}, {})
         for i in self._visible:
             self._follow(now, i)
         if not self._visible:
@@ -161,7 +126,7 @@ class VideoLooker:
         self._mesh.close()
         self._aligner.close()
 
-    def _follow(self, now: _Picture, i: int) -> None:
+    def _follow(self, now: Picture, i: int) -> None:
         """Looks for somebody who was in view a picture ago: the aligner, then flow, then the mesh."""
         track, last = self.tracker.tracks[i], self._visible[i].find
         expected = track.expected(now.time_s)
@@ -171,36 +136,36 @@ class VideoLooker:
         if find is None:
             flowed = flowed if flowed is not None or last.found_by == "flow" else self._flowed(now, last)
             find = None if flowed is None else self._step(now, flowed, enough)
-        if find is None:
+        if find is None or find.confidence < DOUBT:
             turn = self._zoom.get(i, 0)
             zoom = ZOOMS[turn % len(ZOOMS)]
-            find = mesh_inside(self._mesh, now.rgb, expected if flowed is None else flowed, (zoom,))
-            self._zoom[i] = turn if find is not None else turn + 1
+            seen = mesh_inside(self._mesh, now.rgb, expected if flowed is None else flowed, (zoom,))
+            self._zoom[i] = turn if seen is not None else turn + 1
+            find = seen or find
         if find is not None:
             now.sights[i] = Sight(find, None if flowed is None else difference(find.pose, flowed))
         elif flowed is not None:
             now.carried[i] = flowed
 
-    def _step(self, now: _Picture, expected: Pose, enough: float) -> Find | None:
+    def _step(self, now: Picture, expected: Pose, enough: float) -> Find | None:
         """The aligner's next sight of somebody; None if it is not sure enough, or sees another size all at once."""
         find = align_find(self._aligner, now.rgb, expected)
         if find is None or find.confidence < enough or abs(find.pose[2] - expected[2]) > LEAP:
             return None
         return find
 
-    def _flowed(self, now: _Picture, last: Find) -> Pose | None:
+    def _flowed(self, now: Picture, last: Find) -> Pose | None:
         if self._before is None or last.found_by == "held":
             return None
         return follow(self._before, now.grey, last.pose)
 
-    def _look_around(self, now: _Picture) -> None:
+    def _look_around(self, now: Picture) -> None:
         """Nobody is in view: the mesh looks at the whole picture, which costs little and delays nobody."""
         for find in [f for f in map(mesh_find, self._mesh(now.rgb)) if f is not None]:
             if side_of(find.pose) >= now.min_side:
-                sure = self.align(now.rgb, find.pose) is not None
-                self._welcome(now, find, sure or is_face(self._second_look, now.rgb, find))
+                self._welcome(now, find, self.align(now.rgb, find.pose) is not None or self._looks_again(now, find))
 
-    def _seek(self, now: _Picture) -> None:
+    def _seek(self, now: Picture) -> None:
         """Asks the finder when that is due, and takes its answer when there is one."""
         self._idle_frames += 1
         self._take_answer(now)
@@ -211,7 +176,7 @@ class VideoLooker:
         self._seeker.ask(Question(now.rgb, now.grey, now.time_s, self._shot, poses))
         self._take_answer(now)
 
-    def _is_due(self, now: _Picture) -> bool:
+    def _is_due(self, now: Picture) -> bool:
         missing = [i for i in self._visible if i not in now.sights]
         if any(i not in now.carried or i not in self.tracker.confirmed for i in missing):
             return self._idle_frames >= AGAIN_FRAMES
@@ -223,12 +188,12 @@ class VideoLooker:
             return self._idle_frames >= SEARCH_FRAMES
         return self._idle_frames >= WATCH_FRAMES
 
-    def _take_answer(self, now: _Picture) -> None:
+    def _take_answer(self, now: Picture) -> None:
         answer = self._seeker.answer()
         if answer is not None and answer.question.shot == self._shot:
             self._search(now, answer)
 
-    def _search(self, now: _Picture, answer: Answer) -> None:
+    def _search(self, now: Picture, answer: Answer) -> None:
         """What the finder saw supports tracks that the aligner has lost, and begins new ones."""
         then = answer.question
         finds = [f for f in map(finder_find, answer.faces) if f is not None]
@@ -256,25 +221,28 @@ class VideoLooker:
         for coarse in strangers:
             if side_of(coarse.pose) >= now.min_side:
                 find = self._refined(now, then, coarse)
-                sure = find.found_by != "finder" or is_face(self._second_look, then.rgb, coarse)
-                self._welcome(now, find, sure)
+                self._welcome(now, find, find.found_by != "finder" or self._looks_again(now, coarse))
 
-    def _refined(self, now: _Picture, then: Question, coarse: Find) -> Find:
+    def _refined(self, now: Picture, then: Question, coarse: Find) -> Find:
         """A find of the finder, carried from the picture that was asked about to now, by whoever sees it better."""
         if then.rgb is not now.rgb:
             carried = follow(then.grey, now.grey, coarse.pose)
             coarse = coarse if carried is None else replace(coarse, pose=carried)
         find = self.align(now.rgb, coarse.pose)
         find = None if find is None else self.align(now.rgb, find.pose)
-        return find or mesh_inside(self._mesh, now.rgb, coarse.pose, ZOOMS) or coarse
+        return find or mesh_inside(self._mesh, now.rgb, coarse.pose, self._zooms) or coarse
 
-    def _welcome(self, now: _Picture, find: Find, sure: bool) -> None:
+    def _looks_again(self, now: Picture, find: Find) -> bool:
+        """A second look of the finder, where there is time for one; live a face has to be seen again to count."""
+        return self._second_look is not None and is_face(self._second_look, now.rgb, find)
+
+    def _welcome(self, now: Picture, find: Find, sure: bool) -> None:
         """A face that is nobody's in view: somebody who is back, or a newcomer."""
         poses, tracks = now.poses(), self.tracker.tracks
         known = any(t.looks is not None and i not in poses for i, t in tracks.items())
         looks = describe(now.rgb, find.pose) if known and find.found_by != "finder" else None
-        track = self.tracker.recall(find, looks, now.time_s, poses)
-        if track is not None and self.tracker.has_room(find, poses):
+        track = self.tracker.recall(find, looks, now.time_s, poses) if sure else None
+        if track is not None and self.tracker.make_room(find, poses):
             if distance(find.pose, track.expected(now.time_s)) > MATCH:
                 track.motion, track.last, track.seen_s = Motion(), find, now.time_s
             track.denied = 0
@@ -286,7 +254,7 @@ class VideoLooker:
         for i in [i for i in now.sights if i not in tracks]:  # whoever had to give way
             del now.sights[i]
 
-    def _hold(self, now: _Picture) -> None:
+    def _hold(self, now: Picture) -> None:
         """Places those that nobody saw where flow carried them, or for a moment where they should be."""
         for i in self._visible:
             track = self.tracker.tracks.get(i)
@@ -302,7 +270,7 @@ class VideoLooker:
             elif i not in now.carried and alone_s <= HOLD_S:
                 now.sights[i] = Sight(Find(track.expected(now.time_s), "held", track.last.confidence * 0.8))
 
-    def _tell_apart(self, now: _Picture) -> None:
+    def _tell_apart(self, now: Picture) -> None:
         """Lets go of tracks that sit on another one's face, and gives people who were mixed up their names back."""
         poses = {i: s.find.pose for i, s in now.sights.items() if s.find.found_by != "held"}
         for i in self._identities.settle(now.rgb, self.tracker.tracks, poses, now.time_s):
@@ -311,7 +279,7 @@ class VideoLooker:
             self.tracker.exchange(a, b)
             now.sights[a], now.sights[b] = now.sights[b], now.sights[a]
 
-    def _confirm(self, now: _Picture) -> None:
+    def _confirm(self, now: Picture) -> None:
         """One look of the mesh at the face that has waited longest: whom it sees, needs no further proof."""
         self._unchecked_frames += 1
         waiting = [self.tracker.tracks[i] for i, s in now.sights.items() if s.find.found_by == "aligner"]
