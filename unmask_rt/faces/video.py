@@ -266,9 +266,11 @@ class VideoLooker:
                 continue
             alone_s = now.time_s - track.supported_s
             if i in now.carried and alone_s <= CARRY_S and track.denied < 2:
-                now.sights[i] = Sight(Find(now.carried[i], "flow", track.last.confidence * 0.97))
+                now.sights[i] = Sight(Find(now.carried[i], "flow", track.last.confidence * 0.97, track.last.masked))
             elif i not in now.carried and alone_s <= HOLD_S:
-                now.sights[i] = Sight(Find(track.expected(now.time_s), "held", track.last.confidence * 0.8))
+                now.sights[i] = Sight(
+                    Find(track.expected(now.time_s), "held", track.last.confidence * 0.8, track.last.masked)
+                )
 
     def _tell_apart(self, now: Picture) -> None:
         """Lets go of tracks that sit on another one's face, and gives people who were mixed up their names back."""
