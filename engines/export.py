@@ -25,6 +25,7 @@ from trainer import checkpoint
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import ModelError
+from unmask_rt.models import ALIGNER, UNMASK
 
 LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"
 
@@ -92,8 +93,13 @@ def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = Tr
     """Writes a model with its metadata; ``half`` stores the weights in FP16."""
     if half:
         store_half(graph)
+    write_with(graph, out, METADATA_KEY, spec.to_json())
+
+
+def write_with(graph: onnx.ModelProto, out: Path, key: str, value: str) -> None:
+    """Writes a checked model with one entry of metadata, the same bytes each time."""
     entry = graph.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, spec.to_json()
+    entry.key, entry.value = key, value
     graph.producer_name = "unmask-rt"
     onnx.checker.check_model(graph, full_check=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +107,29 @@ def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = Tr
 
 
 def register(path: Path, spec: ModelSpec) -> None:
-    """Writes the index of bundled models beside the one that ships."""
+    """Makes a model the default one in the index of bundled models beside it; the aligner stays in it."""
+    index = _index(path)
+    others = {name: record for name, record in index.items() if record.get("purpose", UNMASK) != UNMASK}
+    _write_index(path, {spec.name: _record(path, spec.licence, UNMASK)} | others)
+
+
+def register_aligner(path: Path, licence: str) -> None:
+    """Enters an aligner in the index of bundled models beside it, in the place of one that is there."""
+    index = {name: record for name, record in _index(path).items() if record.get("purpose") != ALIGNER}
+    _write_index(path, index | {path.stem: _record(path, licence, ALIGNER)})
+
+
+def _record(path: Path, licence: str, purpose: str) -> dict[str, str]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    index = {spec.name: {"file": path.name, "sha256": digest, "licence": spec.licence}}
+    return {"file": path.name, "sha256": digest, "licence": licence, "purpose": purpose}
+
+
+def _index(path: Path) -> dict[str, dict[str, str]]:
+    index = path.with_name("models.json")
+    return json.loads(index.read_text("utf-8")) if index.is_file() else {}
+
+
+def _write_index(path: Path, index: dict[str, dict[str, str]]) -> None:
     path.with_name("models.json").write_text(json.dumps(index, indent=1) + "\n")
 
 

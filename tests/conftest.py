@@ -23,16 +23,17 @@ def pytest_configure() -> None:
 
 
 class FaceModels(NamedTuple):
-    """The bytes of both face models, checked against their hashes."""
+    """The bytes of the face models, checked against their hashes."""
 
     face: bytes
     finder: bytes
+    aligner: bytes
 
 
 @pytest.fixture(scope="session")
 def face_models() -> FaceModels:
-    """Both face models, from the cache folder or (once) from the network."""
-    return FaceModels(models.load_face_model(), models.load_finder_model())
+    """The face models, from the package, the cache folder or (once) from the network."""
+    return FaceModels(models.load_face_model(), models.load_finder_model(), models.load_aligner_model())
 
 
 @pytest.fixture(scope="session")

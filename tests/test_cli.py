@@ -122,7 +122,8 @@ def test_a_video(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         **{"in": 20, "out": 20, "with_faces": 20, "treated": 20, "missed": 0},
         "dropped": {"find": 0, "inpaint": 0, "blend": 0, "encode": 0},
     }
-    assert told["faces"] == {"seen": 20, "most_at_once": 1, "tracks": 1}
+    found_by = {"mesh": {"count": 20, "share": 1.0, "confidence": 1.0}}
+    assert told["faces"] == {"seen": 20, "most_at_once": 1, "tracks": 1, "found_by": found_by}
     assert told["settings"]["max_faces"] == 2
     assert told["engine"]["engine"] == "fake"
     assert told["provenance"]["synthetic"] is True and told["provenance"]["model_sha256"] == HASH

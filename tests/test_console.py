@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from tests.test_latency import times
-from unmask_rt.console import Console, RunProgress, clock, latency_table
+from unmask_rt.console import Console, RunProgress, clock, faces_table, latency_table
 from unmask_rt.latency import LatencyRecorder
 from unmask_rt.pipeline import Progress
 
@@ -150,3 +150,13 @@ def test_a_crash_still_shows() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode != 0
     assert "Fatal Python error: Aborted" in done.stderr
+
+
+def test_the_table_of_who_found_the_faces() -> None:
+    told = {"aligner": {"count": 90, "share": 0.9, "confidence": 0.876}, "flow": {"count": 10, "share": 0.1}}
+    told["flow"]["confidence"] = 0.4
+    console = Console()
+    with console.out.capture() as screen:
+        console.result(faces_table(told))
+    lines = [line.split() for line in screen.get().splitlines() if line.strip()]
+    assert ["aligner", "90", "90.0%", "0.88"] in lines and ["flow", "10", "10.0%", "0.40"] in lines

@@ -9,7 +9,7 @@ import pytest
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Affine, Image, apply
 from unmask_rt.faces.flow import follow
-from unmask_rt.faces.tracker import Pose, anchors_of, pose_of, side_of
+from unmask_rt.faces.pose import Pose, anchors_of, pose_of, side_of
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from unmask_rt.align import TEMPLATE
 from unmask_rt.frames import Face, Frame, Mode, Packet, Patch
-from unmask_rt.gate import LOOK_AHEAD_FRAMES, LOOK_AHEAD_S, MISSED_S, Gate
+from unmask_rt.gate import BARE, LOOK_AHEAD_FRAMES, LOOK_AHEAD_S, MAPPED, MISSED_S, WORN, Gate
 
 STRAIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 VIDEO = av.VideoFrame(16, 16, "yuv420p")
@@ -107,6 +107,31 @@ def test_live_does_not_flicker_with_the_score() -> None:
 
 def test_pictures_are_decided_one_by_one() -> None:
     assert shown("still", [0.6, 0.4, 0.9, 0.0]) == "#.#."
+
+
+@pytest.mark.parametrize("mode", ["file", "live", "still"])
+@pytest.mark.parametrize(
+    ("score", "masked", "wanted"),
+    [(0.45, None, 0.0), (0.45, 0.5, 0.0), (0.45, WORN, 1.0), (MAPPED / 2, WORN, 0.0), (0.9, 0.5, 1.0)],
+)
+def test_half_a_map_is_enough_where_the_aligner_sees_a_mask(
+    mode: Mode, score: float, masked: float | None, wanted: float
+) -> None:
+    packets = []
+    for k in range(6):
+        seen = packet(k, {1: score})
+        patch = seen.patches[0]
+        packets.append(replace(seen, patches=(replace(patch, face=replace(patch.face, masked=masked)),)))
+    assert {p.patches[0].strength for p in run(mode, packets)[2:]} == {wanted}
+
+
+@pytest.mark.parametrize(("masked", "wanted"), [(None, 1.0), (0.9, 1.0), (BARE * 2, 1.0), (BARE / 2, 0.0)])
+def test_a_picture_in_which_the_aligner_is_sure_of_a_bare_face_stays(masked: float | None, wanted: float) -> None:
+    seen = packet(0, {1: 0.9})
+    patch = replace(seen.patches[0], face=replace(seen.patches[0].face, masked=masked))
+    for mode in ("still", "file"):
+        (out,) = run(mode, [replace(seen, patches=(patch,))])  # type: ignore[arg-type]
+        assert out.patches[0].strength == (wanted if mode == "still" else 1.0)
 
 
 @pytest.mark.parametrize("mode", ["file", "live"])

@@ -19,6 +19,7 @@ from unmask_rt import align, planes, show
 from unmask_rt.errors import UsageError
 from unmask_rt.frames import Face, Frame, Packet
 from unmask_rt.inpaint import InpaintStage
+from unmask_rt.overlay import LOST, OFF, ON, SOURCES
 from unmask_rt.show import VIEWS, BlendStage, OnMiss, blur, put
 from unmask_rt.sources.arrays import frame_of
 
@@ -251,24 +252,30 @@ def test_the_mask_view_colours_the_map_and_marks_the_face(astronaut: Image) -> N
     for name, mask_map in (("masked", worn_map()), ("bare", worn_map() // 4)):  # the second is too faint for the gate
         (done,) = stage("mask")(patched(frame, mask_map=mask_map))
         pictures[name] = upright(done.frame).astype(int)
-    red = pictures["masked"][inside] - astronaut[inside]
-    assert red[:, 0].mean() > red[:, 1].mean() + 30
-    assert np.abs(pictures["bare"][inside] - astronaut[inside]).mean() < np.abs(red).mean()
-    x0, y0, x1, _ = (round(v) for v in face_at().box)
+    plain = astronaut[inside].astype(int)
+    for name, colour in (("masked", ON), ("bare", OFF)):
+        before, after = (np.abs(p - colour).sum(1).mean() for p in (plain, pictures[name][inside]))
+        assert after < 0.95 * before, "the map has the colour of the gate's decision"
+    faint, strong = (np.abs(pictures[name][inside] - plain).mean() for name in ("bare", "masked"))
+    assert faint < strong
+    x0, _, x1, y1 = (round(v) for v in face_at().box)
     for picture in pictures.values():
-        assert (picture[y0, x0 + 3 : x1 - 3, 1] > 200).mean() > 0.9, "the face's box"
-        assert (picture[y0, x0 + 3 : x1 - 3, 0] < 120).mean() > 0.9
+        line = picture[y1, x0 + 3 : x1 - 3]
+        assert (np.abs(line - SOURCES["mesh"]).max(1) < 12).mean() > 0.9, "the face's box says who found it"
+        for x, y in ANCHORS:
+            dot = picture[round(float(y)), round(float(x))]
+            assert np.abs(dot - SOURCES["mesh"]).max() < 60
 
 
-def test_the_mask_view_marks_a_lost_face_in_red(astronaut: Image) -> None:
+def test_the_mask_view_marks_a_lost_face(astronaut: Image) -> None:
     frame, box = frame_of(astronaut), (300.0, 300.0, 400.0, 420.0)
     blender = stage("mask", mode="live")
     first = patched(frame_of(astronaut, 0), [replace(face_at(), box=box)])
     blender(first)
     (done,) = blender(Packet(frame_of(astronaut, 1)))
     assert done.missed == (box,)
-    line = upright(done.frame)[300, 310:390].astype(int)
-    assert (np.abs(line - [255, 0, 0]).max(1) < 40).mean() > 0.9
+    line = upright(done.frame)[420, 310:390].astype(int)
+    assert (np.abs(line - LOST).max(1) < 12).mean() > 0.9
     assert (upright(frame) == astronaut).all()
 
 

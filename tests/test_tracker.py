@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from unmask_rt.align import TEMPLATE, apply, crop_transform, similarity
-from unmask_rt.faces.tracker import (
-    MEMORY_S,
-    CutDetector,
+from unmask_rt.faces.appearance import SIZE, unlikeness
+from unmask_rt.faces.motion import CutDetector, Motion, OneEuro
+from unmask_rt.faces.pose import (
     Find,
-    OneEuro,
     Pose,
-    Tracker,
     anchors_of,
     box_of,
     difference,
@@ -24,6 +22,7 @@ from unmask_rt.faces.tracker import (
     pose_of,
     side_of,
 )
+from unmask_rt.faces.tracker import LOOKS_S, MEMORY_S, Tracker
 
 
 def pose_at(x: float, y: float, side: float = 100.0, roll: float = 0.0) -> Pose:
@@ -197,3 +196,76 @@ def test_cuts_are_told_from_flashes_and_pans(astronaut: np.ndarray) -> None:
     flash = np.clip(grey.astype(int) + 60, 0, 255).astype(np.uint8)
     pan = [np.ascontiguousarray(np.roll(grey, 8 * k, axis=1)) for k in range(1, 6)]
     assert [cuts(p) for p in [grey, flash, grey, *pan, other, other, grey]] == [False] * 8 + [True, False, True]
+
+
+def test_a_motion_is_learned_and_fades() -> None:
+    motion, step = Motion(), 1 / 30
+    for k in range(1, 31):
+        motion.learn(pose_at(100 + 6 * k, 100), pose_at(94 + 6 * k, 100), step)
+    here = pose_at(300, 100)
+    assert motion.ahead(here, step)[0] - 300 == pytest.approx(6, abs=0.5)
+    assert motion.ahead(here, 0.0)[0] == 300
+    assert 50 < motion.ahead(here, 1.0)[0] - 300 < 180 * Motion.FADE_S + 1
+    np.testing.assert_allclose(motion.ahead(here, 100.0)[[1, 2, 3]], here[[1, 2, 3]], atol=1e-6)
+
+
+def test_a_motion_counts_in_face_sides_and_turns_the_short_way() -> None:
+    motion = Motion()
+    for k in range(20):
+        roll = math.pi - 0.05 + 0.01 * k
+        motion.learn(pose_at(0, 0, 100, math.remainder(roll + 0.01, math.tau)), pose_at(0, 0, 100, roll), 0.1)
+    assert motion.velocity[3] == pytest.approx(0.1, rel=0.05)
+    motion.velocity[:] = (1.0, 0, 0, 0)
+    near, far = motion.ahead(pose_at(0, 0, 200), 0.1)[0], motion.ahead(pose_at(0, 0, 20), 0.1)[0]
+    assert near == pytest.approx(10 * far)
+
+
+def looks_like(seed: int) -> np.ndarray:
+    made = np.random.default_rng(seed).uniform(0.5, 1, SIZE).astype(np.float32)
+    made[48:] /= np.linalg.norm(made[48:])
+    made[:48] *= seed
+    return made
+
+
+def test_who_comes_back_elsewhere_is_known_by_looks_alone() -> None:
+    tracker = Tracker(max_faces=4)
+    run(tracker, 0.0, [find_at(100, 100), find_at(400, 100)])
+    tracker.tracks[1].looks, tracker.tracks[2].looks = looks_like(1), looks_like(3)
+    tracker.expire(MEMORY_S * 3)
+    assert set(tracker.tracks) == {1, 2}
+    back = find_at(700, 300)
+    assert tracker.recall(back, looks_like(3), MEMORY_S * 3, {}) is tracker.tracks[2]
+    assert tracker.recall(back, looks_like(6), MEMORY_S * 3, {}) is None
+    assert tracker.recall(back, None, MEMORY_S * 3, {}) is None
+    assert tracker.recall(back, looks_like(3), MEMORY_S * 3, {2: pose_at(400, 100)}) is None
+    tracker.expire(LOOKS_S + 1)
+    assert not tracker.tracks
+
+
+def test_in_the_right_place_somebody_who_looks_different_is_somebody_else() -> None:
+    tracker = Tracker(max_faces=4)
+    run(tracker, 0.0, [find_at(100, 100)])
+    tracker.tracks[1].looks = looks_like(1)
+    assert tracker.recall(find_at(110, 100), looks_like(3), 0.3, {}) is None
+    assert tracker.recall(find_at(110, 100), None, 0.3, {}) is tracker.tracks[1]
+
+
+def test_who_walks_behind_somebody_is_expected_on_the_other_side() -> None:
+    tracker = Tracker(max_faces=4)
+    for k in range(15):
+        run(tracker, k / 30, [find_at(100 + 8 * k, 100)])
+    gone_s = 14 / 30
+    assert set(tracker.tracks) == {1}
+    there = find_at(100 + 8 * (14 + 9), 100)
+    assert tracker.recall(there, None, gone_s + 0.3, {}) is tracker.tracks[1]
+    assert tracker.recall(find_at(20, 100), None, gone_s + 0.3, {}) is None
+
+
+def test_exchanged_tracks_keep_their_ids_and_looks() -> None:
+    tracker = Tracker(max_faces=4)
+    run(tracker, 0.0, [find_at(100, 100), find_at(400, 100)])
+    tracker.tracks[1].looks, tracker.tracks[2].looks = looks_like(1), looks_like(3)
+    tracker.exchange(1, 2)
+    first, second = tracker.tracks[1], tracker.tracks[2]
+    assert (first.id, first.last.pose[0], second.id, second.last.pose[0]) == (1, 400, 2, 100)
+    assert first.looks is not None and unlikeness(first.looks, looks_like(1)) < 1e-3

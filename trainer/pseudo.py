@@ -93,8 +93,9 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
             pictures = Path(folder)
         engine = open_things.enter_context(contextlib.closing(open_engine("auto", data, threads=1)))
         face_model, finder_model = models.load_face_model(None), models.load_finder_model(None)
+        aligner_model = models.load_aligner_model()
         find = open_things.enter_context(
-            contextlib.closing(FindStage(face_model, finder_model, max_faces=4, mode="still"))
+            contextlib.closing(FindStage(face_model, finder_model, aligner_model, max_faces=4, mode="still"))
         )
         cut = InpaintStage(engine)
         seen = 0

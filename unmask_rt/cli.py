@@ -126,7 +126,7 @@ def run_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is shown")
     add = group.add_argument
     add("--view", choices=VIEWS, default="result", help="what the output shows (default: result)")
-    add("--max-faces", type=_whole(1, 64), metavar="N", help="at most so many faces (default: 4)")
+    add("--max-faces", type=_whole(1, 64), metavar="N", help="at most so many faces (default: 8, in pictures 32)")
     add(
         "--feather",
         type=_number(0.0, 0.5),
@@ -177,7 +177,7 @@ def bench_parser() -> argparse.ArgumentParser:
     add("--model", type=Path, metavar="FILE", help="another unmask model")
     add("--face-model", type=Path, metavar="FILE", help="a local copy of face_landmarker.task")
     add("--finder-model", type=Path, metavar="FILE", help="a local copy of centerface.onnx")
-    add("--max-faces", type=_whole(1, 64), metavar="N", help="at most so many faces (default: 4)")
+    add("--max-faces", type=_whole(1, 64), metavar="N", help="at most so many faces (default: 8, in pictures 32)")
     add("--json", metavar="FILE", help="write the figures as JSON; - for stdout instead of the tables")
     _add_common(parser)
     return parser

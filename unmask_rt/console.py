@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -180,6 +181,20 @@ def latency_table(latency: LatencyReport, title: str = "") -> Table:
     if latency.end_to_end_ms is not None:
         table.add_section()
         table.add_row("end to end", "", "", "", "", *_cells(latency.end_to_end_ms))
+    return table
+
+
+def faces_table(finders: Mapping[str, Mapping[str, float]]) -> Table:
+    """The table of who found the faces and how sure that was; ``finders`` as `report.Tally.finders` gives them."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("found by", no_wrap=True)
+    for column in ("faces", "share", "sure"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, told in finders.items():
+        table.add_row(name, f"{told['count']:.0f}", f"{told['share']:.1%}", f"{told['confidence']:.2f}")
     return table
 
 

@@ -22,8 +22,9 @@ from unmask_rt.align import Affine, Image, Points
 Mode = Literal["file", "live", "still"]
 """How frames come: from a file that may be read ahead, live with no time to lose, or as single pictures."""
 
-FoundBy = Literal["mesh", "finder", "flow", "held"]
-"""Who placed a face in a frame: the mesh, the face finder's eyes and nose, optical flow, or a filled gap."""
+FoundBy = Literal["mesh", "aligner", "finder", "flow", "held"]
+"""Who placed a face in a frame: the face mesh, the aligner, the face finder's eyes and nose, optical flow, or a filled
+gap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Face:
         box: (x0, y0, x1, y1) display pixels, the whole face from forehead to chin.
         found_by: who placed it in this frame.
         confidence: 0..1.
+        masked: 0..1, whether a mask is worn by the aligner's own look, or None where it has none.
     """
 
     track: int
@@ -71,6 +73,7 @@ class Face:
     box: tuple[float, float, float, float]
     found_by: FoundBy
     confidence: float
+    masked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

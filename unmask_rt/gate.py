@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from unmask_rt.frames import Mode, Packet
+from unmask_rt.frames import Mode, Packet, Patch
 
 __all__ = ["Gate", "Mode"]
 
@@ -15,6 +15,10 @@ ON, OFF = 0.6, 0.25
 in between it stays what it was."""
 CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
+BARE = 0.03
+"""Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count."""
+WORN, MAPPED = 0.9, 0.3
+"""Where the aligner is so sure of a mask, a map that covers this share of the lower face is enough."""
 SPAN_FRAMES = 3
 """Frames with a score of `ON` that make a masked span; fewer are an error of the map."""
 LOOK_AHEAD_S = 0.5
@@ -94,11 +98,12 @@ class Gate:
             state.box, state.seen_s = patch.face.box, time_s
             match self._mode:
                 case "file":
-                    state.on = _foresee(state.on, [patch.score, *(_score(p, track) for p in ahead)])
+                    state.on = _foresee(state.on, [_evidence(patch), *(_score(p, track) for p in ahead)])
                 case "live":
-                    _react(state, patch.score)
+                    _react(state, _evidence(patch))
                 case "still":
-                    state.on = patch.score >= ON
+                    bare = patch.face.masked is not None and patch.face.masked < BARE
+                    state.on = _evidence(patch) >= ON and not bare
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}
@@ -113,8 +118,14 @@ def _inside(box: Box, size: tuple[int, int]) -> bool:
 
 
 def _score(packet: Packet, track: int) -> float | None:
-    """The score of a track in a packet, or None where it is not in view."""
-    return next((patch.score for patch in packet.patches if patch.face.track == track), None)
+    """The evidence for a mask on a track in a packet, or None where it is not in view."""
+    return next((_evidence(patch) for patch in packet.patches if patch.face.track == track), None)
+
+
+def _evidence(patch: Patch) -> float:
+    """The patch's score, lifted to `ON` where the aligner sees a mask and the map only part of it."""
+    masked = patch.face.masked
+    return max(patch.score, ON) if masked is not None and masked >= WORN and patch.score >= MAPPED else patch.score
 
 
 def _foresee(on: bool, scores: Sequence[float | None]) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 import cv2
 
 from unmask_rt import __version__
-from unmask_rt.console import Console, RunProgress, latency_table
+from unmask_rt.console import Console, RunProgress, faces_table, latency_table
 from unmask_rt.errors import UsageError
 from unmask_rt.pipeline import Pipeline, RunReport
 from unmask_rt.provenance import DIGITAL_SOURCE_TYPE
@@ -103,6 +103,8 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
     for failure in source.failures:
         console.error(failure)
     console.result(_summary(run, tally, "picture" if info.kind == "picture" else "frame"))
+    if tally.faces:
+        console.result(faces_table(tally.finders()))
     if info.kind != "picture" and run.frames_out:
         console.result(latency_table(run.latency))
     if arguments.report is not None:

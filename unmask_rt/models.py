@@ -1,4 +1,4 @@
-"""Where models come from: the two face models that are fetched once, and the unmask model that is bundled.
+"""Where models come from: two face models that are fetched once, and the unmask model and the aligner in the package.
 
 A face model is known by its SHA-256 and looked for in this order:
 
@@ -28,9 +28,11 @@ from unmask_rt.fetch import FetchedModel, digest, download, say
 if TYPE_CHECKING:
     from unmask_rt.console import Console
 
+UNMASK, ALIGNER = "unmask model", "face aligner"
+"""What a bundled model is for."""
 WEIGHTS_NOTE = (
-    "The unmask model is for research and evaluation only, because of the data it was trained on (LICENSE-WEIGHTS): "
-    "no identification of people, no use without the consent of whoever is shown."
+    "The bundled models are for research and evaluation only, because of the data they were trained on "
+    "(LICENSE-WEIGHTS): no identification of people, no use without the consent of whoever is shown."
 )
 
 
@@ -112,27 +114,40 @@ def load_unmask_model(path: str | Path | None = None) -> tuple[bytes, str]:
     Raises:
         ModelError: missing, unreadable or (bundled) damaged.
     """
-    bundled = bundled_models()
+    bundled = bundled_models(UNMASK)
     if path is None:
         if not bundled:
             raise ModelError("This installation carries no unmask model.", "Install again, or give one with --model.")
         path = next(iter(bundled))
     if str(path) in bundled:
         record = bundled[str(path)]
-        data = _read(_asset(record["file"]))
-        if digest(data) != record["sha256"]:
-            raise ModelError(f"The bundled model {path} is damaged.", "Install unmask-rt again.")
-        return data, record["sha256"]
+        return _bundled(str(path), record), record["sha256"]
     data = _read(Path(path))
     if not data:
         raise ModelError(f"{path} is empty.", "Give another model with --model.")
     return data, digest(data)
 
 
-def bundled_models() -> dict[str, dict[str, str]]:
-    """Models inside the package by name, the default one first: file, sha256 and licence of each."""
+def load_aligner_model() -> bytes:
+    """The bytes of the bundled aligner.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    for name, record in bundled_models(ALIGNER).items():
+        return _bundled(name, record)
+    raise ModelError("This installation carries no aligner.", "Install unmask-rt again.")
+
+
+def bundled_models(purpose: str | None = UNMASK) -> dict[str, dict[str, str]]:
+    """Models inside the package by name, the default one first: file, sha256, licence and purpose of each.
+
+    Args:
+        purpose: `UNMASK`, `ALIGNER`, or None for all.
+    """
     index = _asset("models.json")
-    return json.loads(index.read_text("utf-8")) if index.is_file() else {}
+    records: dict[str, dict[str, str]] = json.loads(index.read_text("utf-8")) if index.is_file() else {}
+    return {name: r for name, r in records.items() if purpose is None or r.get("purpose", UNMASK) == purpose}
 
 
 def cache_dir() -> Path:
@@ -179,12 +194,12 @@ def load(model: FetchedModel, path: str | Path | None = None) -> bytes:
 def describe_models() -> list[ModelState]:
     """The state of each model, without using the network."""
     states = []
-    for name, record in bundled_models().items():
+    for name, record in bundled_models(None).items():
         file = _asset(record["file"])
         states.append(
             ModelState(
                 name=name,
-                purpose="unmask model",
+                purpose=record.get("purpose", UNMASK),
                 size_bytes=file.stat().st_size if file.is_file() else 0,
                 licence=record["licence"],
                 source="bundled",
@@ -238,6 +253,13 @@ def fetch() -> None:
     """
     for model in FETCHED:
         load(model)
+
+
+def _bundled(name: str, record: dict[str, str]) -> bytes:
+    data = _read(_asset(record["file"]))
+    if digest(data) != record["sha256"]:
+        raise ModelError(f"The bundled model {name} is damaged.", "Install unmask-rt again.")
+    return data
 
 
 def _state(file: Path, sha256: str, absent: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from unmask_rt import __version__
 from unmask_rt.errors import SinkError
-from unmask_rt.frames import Packet
+from unmask_rt.frames import FoundBy, Packet
 from unmask_rt.pipeline import RunReport
 from unmask_rt.sources.base import SourceInfo
 
@@ -26,11 +26,13 @@ class Tally:
         faces: sum of the faces of all frames.
         most_at_once: most faces in one frame.
         faces_now: faces in the latest frame.
+        found_by: who placed how many of the faces, and the sum of their confidences.
     """
 
     def __init__(self) -> None:
         self.frames = self.with_faces = self.treated = self.missed = 0
         self.faces = self.most_at_once = self.faces_now = 0
+        self.found_by: dict[FoundBy, tuple[int, float]] = {}
         self._tracks: set[int] = set()
 
     def add(self, packet: Packet) -> None:
@@ -43,11 +45,21 @@ class Tally:
         self.treated += any(patch.strength > 0 for patch in packet.patches)
         self.missed += bool(packet.missed)
         self._tracks.update(face.track for face in packet.faces)
+        for face in packet.faces:
+            count, total = self.found_by.get(face.found_by, (0, 0.0))
+            self.found_by[face.found_by] = count + 1, total + face.confidence
 
     @property
     def tracks(self) -> int:
         """Persons told apart over time (means nothing for pictures)."""
         return len(self._tracks)
+
+    def finders(self) -> dict[str, dict[str, float]]:
+        """Who placed the faces, most often first: ``count``, ``share`` of all, mean ``confidence`` (both 0..1)."""
+        return {
+            name: {"count": count, "share": round(count / self.faces, 4), "confidence": round(total / count, 4)}
+            for name, (count, total) in sorted(self.found_by.items(), key=lambda item: -item[1][0])
+        }
 
 
 def environment() -> dict[str, Any]:
@@ -77,7 +89,7 @@ def run_dict(
 ) -> dict[str, Any]:
     """The whole report of a run, ready for JSON."""
     sink = run.sink
-    faces: dict[str, int] = {"seen": tally.faces, "most_at_once": tally.most_at_once}
+    faces: dict[str, Any] = {"seen": tally.faces, "most_at_once": tally.most_at_once, "found_by": tally.finders()}
     if info.kind != "picture":
         faces["tracks"] = tally.tracks
     return {

@@ -15,6 +15,7 @@ from unmask_rt.align import Image
 from unmask_rt.errors import UsageError
 from unmask_rt.frames import Frame, Packet, Patch
 from unmask_rt.gate import Gate, Mode
+from unmask_rt.overlay import draw_overlay
 
 OnMiss = Literal["pass", "hold", "blur"]
 Box = tuple[float, float, float, float]
@@ -152,26 +153,7 @@ def _difference(packet: Packet, done: Frame) -> Frame:
 
 
 def _mask(packet: Packet, done: Frame) -> Frame:
-    """The input with boxes, anchors, who found the face, the map and the gate's decision drawn in."""
-    rgb = _upright(packet.frame).copy()
-    thick = max(1, round(rgb.shape[0] / 500))
-    for patch in packet.patches:
-        to_crop = align.compose(patch.transform, align.invert(packet.frame.to_display))
-        cover = cv2.warpAffine(patch.map, align.invert(to_crop), rgb.shape[1::-1])
-        share = (cover.astype(np.float32) / 255 * 0.55)[..., None]
-        colour = np.array([255, 40, 40] if patch.strength > 0 else [255, 200, 0], np.float32)
-        rgb = np.clip(rgb + (colour - rgb) * share, 0, 255).astype(np.uint8)
-        text = f"#{patch.face.track} {patch.face.found_by} {patch.face.confidence:.2f} mask {patch.score:.2f}"
-        x0, y0, x1, y1 = (round(v) for v in patch.face.box)
-        cv2.rectangle(rgb, (x0, y0), (x1, y1), (40, 255, 40), thick, cv2.LINE_AA)
-        place = (x0, max(12, y0 - 6))
-        cv2.putText(rgb, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45 * thick, (40, 255, 40), thick, cv2.LINE_AA)
-        for x, y in patch.face.anchors:
-            cv2.circle(rgb, (round(float(x)), round(float(y))), 1 + thick, (40, 200, 255), -1, cv2.LINE_AA)
-    for box in packet.missed:
-        x0, y0, x1, y1 = (round(v) for v in box)
-        cv2.rectangle(rgb, (x0, y0), (x1, y1), (255, 0, 0), thick, cv2.LINE_AA)
-    return _picture(done, rgb)
+    return _picture(done, draw_overlay(_upright(packet.frame), packet))
 
 
 VIEWS: dict[str, Callable[[Packet, Frame], Frame]] = {

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from unmask_rt.pipeline import Stage
 
 
+MAX_FACES: dict[Mode, int] = {"file": 8, "live": 8, "still": 32}
+"""Most faces in a frame where nothing else is asked for: each costs a call of the engine, and pictures have time."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnmaskerOptions:
     """How faces are unmasked.
@@ -33,7 +37,7 @@ class UnmaskerOptions:
         model: another unmask model than the bundled one.
         face_model: a local copy of ``face_landmarker.task``.
         finder_model: a local copy of ``centerface.onnx``.
-        max_faces: at most so many faces a frame, the largest ones.
+        max_faces: at most so many faces a frame, the largest ones; 0 takes `MAX_FACES` of the mode.
         feather: width of the soft edge as a share of the crop's side.
         on_miss: what a masked face shows that was lost: the frame as it is, its last patch, or a blur.
         view: "result", "side-by-side", "mask" or "difference".
@@ -44,7 +48,7 @@ class UnmaskerOptions:
     model: Path | None = None
     face_model: Path | None = None
     finder_model: Path | None = None
-    max_faces: int = 4
+    max_faces: int = 0
     feather: float = 0.015
     on_miss: OnMiss = "pass"
     view: str = "result"
@@ -64,6 +68,7 @@ class Unmasker:
         model, self.model_sha256 = models.load_unmask_model(self.options.model)
         self._face_model = models.load_face_model(self.options.face_model)
         self._finder_model = models.load_finder_model(self.options.finder_model)
+        self._aligner_model = models.load_aligner_model()
         threads = self.options.threads or min(4, max(1, (os.cpu_count() or 1) // 2))
         self._engine = open_engine(self.options.engine, model, threads=threads)
         self._made: dict[Mode, list[Stage]] = {}
@@ -76,7 +81,13 @@ class Unmasker:
         """
         o = self.options
         return [
-            FindStage(self._face_model, self._finder_model, max_faces=o.max_faces, mode=mode),
+            FindStage(
+                self._face_model,
+                self._finder_model,
+                self._aligner_model,
+                max_faces=o.max_faces or MAX_FACES[mode],
+                mode=mode,
+            ),
             InpaintStage(self._engine),
             BlendStage(mode, feather=o.feather, on_miss=o.on_miss, view=o.view),
         ]

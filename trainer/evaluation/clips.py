@@ -29,7 +29,7 @@ from unmask_rt.pipeline import Stage
 from unmask_rt.show import BlendStage
 from unmask_rt.sources import open_source
 from unmask_rt.sources.arrays import frame_of
-from unmask_rt.unmasker import UnmaskerOptions
+from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
 
 Image = NDArray[np.uint8]
 FRAMES = 150
@@ -49,7 +49,7 @@ def measure_clip(engine: Engine, path: Path, *, seed: int, face_model: bytes, fi
     truths, masked, holes = masked_frames(path, seed=seed, face_model=face_model)
     options = UnmaskerOptions()
     stages: list[Stage] = [
-        FindStage(face_model, finder_model, max_faces=options.max_faces, mode="file"),
+        FindStage(face_model, finder_model, models.load_aligner_model(), max_faces=MAX_FACES["file"], mode="file"),
         InpaintStage(engine),
         BlendStage("file", feather=options.feather, on_miss=options.on_miss, view="result"),
     ]

@@ -30,14 +30,13 @@ from unmask_rt.gate import ON
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.show import BlendStage
 from unmask_rt.sources.pictures import PictureSource
-from unmask_rt.unmasker import UnmaskerOptions
+from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
 
 Box = tuple[float, float, float, float]
 LARGE, SMALL = 60, 30
 """Longer side of a labelled face, pixels: from the first on it counts as large, from the second on as small."""
 CHANGED, SHARE = 8, 0.2
 """A face counts as treated if more than this share of its box's lower half changed by more than so many levels."""
-MAX_FACES = 20
 KINDS = ("masked", "unmasked")
 
 
@@ -52,7 +51,11 @@ def measure_photos(
     labelled = {kind: read_labels(folder / f"{kind}.json") for kind in KINDS}
     options = UnmaskerOptions()
     find = FindStage(
-        models.load_face_model(face_model), models.load_finder_model(finder_model), max_faces=MAX_FACES, mode="still"
+        models.load_face_model(face_model),
+        models.load_finder_model(finder_model),
+        models.load_aligner_model(),
+        max_faces=MAX_FACES["still"],
+        mode="still",
     )
     inpaint = InpaintStage(engine)
     blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")

@@ -65,7 +65,11 @@ def unmask_folder(
     make_folder(out / "results")
     sink = PictureSink(out / "results", source, Provenance(engine.sha256, TOOL), overwrite=overwrite)
     find = FindStage(
-        models.load_face_model(face_model), models.load_finder_model(finder_model), max_faces=max_faces, mode="still"
+        models.load_face_model(face_model),
+        models.load_finder_model(finder_model),
+        models.load_aligner_model(),
+        max_faces=max_faces,
+        mode="still",
     )
     options = UnmaskerOptions()
     blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")

@@ -12,8 +12,11 @@ from unmask_rt.align import Image
 from unmask_rt.faces.centerface import iou
 from unmask_rt.faces.flow import follow
 from unmask_rt.faces.look import StillLooker, grey_of
-from unmask_rt.faces.tracker import Find, OneEuro, Pose, anchors_of, box_of, mixed
-from unmask_rt.faces.video import Sight, VideoLooker
+from unmask_rt.faces.motion import OneEuro
+from unmask_rt.faces.pose import Find, Pose, anchors_of, box_of, mixed
+from unmask_rt.faces.sight import Sight
+from unmask_rt.faces.tracker import SEEN_BY
+from unmask_rt.faces.video import VideoLooker
 from unmask_rt.frames import Face, Mode, Packet
 
 VIDEO_PREVIEW = 1280
@@ -54,6 +57,7 @@ class FindStage:
     Args:
         face_model: bytes of ``face_landmarker.task``, hash checked.
         finder_model: bytes of ``centerface.onnx``, hash checked.
+        aligner_model: bytes of ``aligner.onnx``, hash checked.
         max_faces: at most this many faces a frame, the largest ones.
         mode: "file" holds frames back for half a second, so that a face is followed back to its first frame and gaps
             are filled from both sides; "live" hands each frame on at once; "still" takes each frame for itself.
@@ -64,13 +68,15 @@ class FindStage:
 
     name = "find"
 
-    def __init__(self, face_model: bytes, finder_model: bytes, *, max_faces: int, mode: Mode) -> None:
+    def __init__(
+        self, face_model: bytes, finder_model: bytes, aligner_model: bytes, *, max_faces: int, mode: Mode
+    ) -> None:
         self._mode = mode
         self._looker: StillLooker | VideoLooker
         if mode == "still":
-            self._looker = StillLooker(face_model, finder_model, max_faces)
+            self._looker = StillLooker(face_model, finder_model, aligner_model, max_faces)
         else:
-            self._looker = VideoLooker(face_model, finder_model, max_faces)
+            self._looker = VideoLooker(face_model, finder_model, aligner_model, max_faces, live=mode == "live")
         self._waiting: deque[_Waiting] = deque()
         self._filters: dict[int, OneEuro] = {}
 
@@ -85,7 +91,7 @@ class FindStage:
         if self._mode == "live":
             return self.flush()
         for i, sight in sights.items():
-            if sight.find.found_by in ("mesh", "finder"):
+            if sight.find.found_by in SEEN_BY:
                 self._look_back(i)
         return self._settle()
 
@@ -121,12 +127,23 @@ class FindStage:
         begin = now
         while begin > 0 and not self._waiting[begin].cut and not self._seen(begin - 1, track):
             previous, current = self._waiting[begin - 1], self._waiting[begin]
-            pose = follow(current.grey, previous.grey, current.sights[track].find.pose)
-            if pose is None or self._taken(previous, pose, track):
+            before = self._one_back(current, previous, current.sights[track].find)
+            if before is None or self._taken(previous, before.pose, track):
                 break
-            previous.sights[track] = Sight(replace(current.sights[track].find, pose=pose, found_by="flow"))
+            previous.sights[track] = Sight(before)
             begin -= 1
         self._fill(track, begin)
+
+    def _one_back(self, current: _Waiting, previous: _Waiting, find: Find) -> Find | None:
+        """A face of one frame in the frame before it: by flow, and by the aligner where it is sure."""
+        assert isinstance(self._looker, VideoLooker)
+        pose = follow(current.grey, previous.grey, find.pose)
+        frame = previous.packet.frame
+        rgb, _ = planes.preview(frame, _preview_side(max(frame.display_size)))
+        aligned = self._looker.align(rgb, find.pose if pose is None else pose)
+        if aligned is not None:
+            return aligned
+        return None if pose is None else replace(find, pose=pose, found_by="flow")
 
     def _fill(self, track: int, end: int) -> None:
         """Interpolates a track over the frames before ``end`` where it was neither found nor carried."""
@@ -186,4 +203,4 @@ def _face(track: int, find: Find, pose: Pose, scale: float) -> Face:
     """A find as a face; ``scale`` is display pixels for one preview pixel."""
     anchors = (anchors_of(pose) + 0.5) * scale - 0.5
     x0, y0, x1, y1 = ((edge + 0.5) * scale - 0.5 for edge in box_of(pose))
-    return Face(track, anchors, (x0, y0, x1, y1), find.found_by, find.confidence)
+    return Face(track, anchors, (x0, y0, x1, y1), find.found_by, find.confidence, find.masked)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from unmask_rt.align import Image, apply, compose, invert
-from unmask_rt.faces.tracker import Pose, moved, to_picture
+from unmask_rt.faces.pose import Pose, moved, to_picture
 from unmask_rt.faces.window import cut, window_of
 
 FACE = 112

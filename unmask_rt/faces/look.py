@@ -18,9 +18,11 @@ from unmask_rt.align import (
     invert,
     scale_of,
 )
-from unmask_rt.faces.centerface import CenterFace, FoundFace
+from unmask_rt.faces.aligner import Aligner
+from unmask_rt.faces.centerface import CenterFace, FoundFace, suppress
 from unmask_rt.faces.mesh import FaceMesh, MeshFace
-from unmask_rt.faces.tracker import CONVINCING, Find, Pose, anchors_of, distance, pose_of, side_of
+from unmask_rt.faces.pose import Find, Pose, anchors_of, distance, pose_of, side_of
+from unmask_rt.faces.tracker import CONVINCING
 from unmask_rt.faces.window import cut, window_of
 
 WINDOW = 192
@@ -30,6 +32,16 @@ ZOOMS = (2.0, 1.0, 1.4)
 CHECK_WINDOW, CHECK_ZOOMS, CHECK_SCORE = 160, (1.5, 2.0), 0.4
 """A face that only CenterFace sees is looked at again, upright and at one size: hands and necks do not pass."""
 STILL_SIDES = (320, 640, 960)
+TILE, OVERLAP = 640, 96
+"""Side of the tiles of pictures larger than `STILL_SIDES`; neighbours share as much as the largest face looked for."""
+TILED_SIDE = 1440
+"""Longest side of the picture that is cut into tiles: the finder needs no more than 16 pixels of a face."""
+CERTAIN, SURE = 0.9, 0.7
+"""How sure the aligner has to be of what the finder saw: to be believed at once, and where the mesh sees nothing."""
+ALONE_SIDE = 48.0
+"""Pixels of the crop's side below which the finder alone is not believed."""
+PROFILE, BOX_HIGH = 0.12, 0.80
+"""Share of the box's width below which the eyes of a profile lie apart, and the box's height in crop sides."""
 EYES = (33, 263)
 """Outer eye corners in the mesh."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
@@ -41,24 +53,35 @@ SAME = 0.35
 
 
 class StillLooker:
-    """Finds the faces of single pictures: the mesh on the whole, CenterFace at several sizes, the mesh in its boxes."""
+    """Finds the faces of single pictures.
 
-    def __init__(self, face_model: bytes, finder_model: bytes, max_faces: int) -> None:
+    The mesh looks at the whole; CenterFace looks at several sizes, and at tiles of a large picture for its small faces;
+    what only CenterFace has seen is aligned by the aligner, else by the mesh in close-up, else stays as it is.
+
+    Args:
+        face_model: bytes of ``face_landmarker.task``.
+        finder_model: bytes of ``centerface.onnx``.
+        aligner_model: bytes of ``aligner.onnx``.
+        max_faces: at most so many, the largest ones.
+    """
+
+    def __init__(self, face_model: bytes, finder_model: bytes, aligner_model: bytes, max_faces: int) -> None:
         self._mesh = FaceMesh(face_model, max_faces=max_faces, video=False)
         self._close_up = FaceMesh(face_model, max_faces=1, video=False)
         self._finder = CenterFace(finder_model)
+        self._aligner = Aligner(aligner_model)
         self._max_faces = max_faces
 
     def __call__(self, rgb: Image, min_side: float) -> list[Find]:
         """The largest faces of uint8[H, W, 3], largest first; ``min_side`` is the smallest crop side taken, pixels."""
         finds = [f for f in map(mesh_find, self._mesh(rgb)) if f is not None]
-        for face in self._finder.at_scales(rgb, STILL_SIDES):
+        for face in suppress([*self._finder.at_scales(rgb, STILL_SIDES), *in_tiles(self._finder, rgb)]):
             coarse = finder_find(face)
             if coarse is None or any(distance(coarse.pose, f.pose) < SAME for f in finds):
                 continue
-            close = mesh_inside(self._close_up, rgb, coarse.pose, ZOOMS)
-            if close is not None or coarse.confidence >= CONVINCING or is_face(self._finder, rgb, coarse):
-                finds.append(close or coarse)
+            find = self._refined(rgb, coarse)
+            if find is not None and not any(distance(find.pose, f.pose) < SAME for f in finds):
+                finds.append(find)
         large = [f for f in finds if side_of(f.pose) >= min_side]
         return sorted(large, key=lambda f: -side_of(f.pose))[: self._max_faces]
 
@@ -66,6 +89,48 @@ class StillLooker:
         """Frees the native graphs; calling it twice is harmless."""
         self._mesh.close()
         self._close_up.close()
+        self._aligner.close()
+
+    def _refined(self, rgb: Image, coarse: Find) -> Find | None:
+        """A face of the finder, placed by whoever sees it best; None where nobody else does and it is in doubt."""
+        first = align_find(self._aligner, rgb, coarse.pose)
+        again = None if first is None else align_find(self._aligner, rgb, first.pose)
+        if again is not None and again.confidence >= CERTAIN:
+            return again
+        close = mesh_inside(self._close_up, rgb, coarse.pose, ZOOMS)
+        if close is not None:
+            return close
+        if again is not None and again.confidence >= SURE:
+            return again
+        if side_of(coarse.pose) < ALONE_SIDE:
+            return None
+        return coarse if coarse.confidence >= CONVINCING or is_face(self._finder, rgb, coarse) else None
+
+
+def in_tiles(finder: CenterFace, rgb: Image) -> list[FoundFace]:
+    """The small faces of a large picture, uint8[H, W, 3], in its pixels: what is seen in overlapping tiles of it."""
+    if max(rgb.shape[:2]) <= STILL_SIDES[-1]:
+        return []
+    scale = min(1.0, TILED_SIDE / max(rgb.shape[:2]))
+    rgb = np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)) if scale < 1 else rgb
+    height, width = rgb.shape[:2]
+    found = []
+    for y in _starts(height):
+        for x in _starts(width):
+            for face in finder(np.ascontiguousarray(rgb[y : y + TILE, x : x + TILE]), TILE):
+                if face.side <= OVERLAP:  # the others are found in the whole picture, and here perhaps cut in two
+                    x0, y0, x1, y1 = (
+                        (edge + at + 0.5) / scale - 0.5 for edge, at in zip(face.box, (x, y, x, y), strict=True)
+                    )
+                    points = (face.points + np.array([x + 0.5, y + 0.5], np.float32)) / np.float32(scale) - 0.5
+                    found.append(FoundFace((x0, y0, x1, y1), points.astype(np.float32), face.score))
+    return found
+
+
+def _starts(length: int) -> list[int]:
+    """Where tiles begin along a side: as few as overlap enough, evenly spread."""
+    count = max(1, math.ceil((length - OVERLAP) / (TILE - OVERLAP)))
+    return [round(k * max(0, length - TILE) / max(1, count - 1)) for k in range(count)]
 
 
 def mesh_find(face: MeshFace) -> Find | None:
@@ -91,7 +156,9 @@ def finder_find(face: FoundFace) -> Find | None:
     width, height = x1 - x0, y1 - y0
     eyes = right - left
     apart = float(np.hypot(*eyes))
-    if not 0.12 * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
+    if apart < PROFILE * width and face.score >= CONVINCING:
+        return _profile_find(face)
+    if not PROFILE * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
         return None
     if abs(math.atan2(eyes[1], eyes[0])) > math.radians(100):
         return None
@@ -105,6 +172,32 @@ def finder_find(face: FoundFace) -> Find | None:
     upright = drop / float(COARSE_TEMPLATE[2, 1] - COARSE_TEMPLATE[0, 1])  # side of the crop by eyes to nose
     pose[2] = max(pose[2], min(math.log(upright / TURN_ALLOWED), pose[2] + math.log(MOST_TURNED)))
     return Find(pose, "finder", face.score)
+
+
+def _profile_find(face: FoundFace) -> Find | None:
+    """A head in profile, both eyes in one place: upright, as large as its box, between the eyes and its middle."""
+    x0, y0, x1, y1 = face.box
+    eyes, nose = face.points[:2].mean(axis=0), face.points[2]
+    height = y1 - y0
+    if not (x0 < eyes[0] < x1 and 0.15 * height < eyes[1] - y0 < 0.6 * height) or nose[1] - eyes[1] < 0.05 * height:
+        return None
+    pose = np.zeros(16)
+    pose[:3] = 0.5 * (float(eyes[0]) + (x0 + x1) / 2), float(eyes[1]), math.log(height / BOX_HIGH)
+    return Find(pose, "finder", face.score)
+
+
+def align_find(aligner: Aligner, rgb: Image, expected: Pose) -> Find | None:
+    """The face that the aligner sees where one is expected, as a find with its certainty, or None.
+
+    Args:
+        aligner: looks around the place.
+        rgb: uint8[H, W, 3].
+        expected: where the face should be, pixels of ``rgb``.
+    """
+    aligned = aligner(rgb, expected)
+    if aligned is None or distance(aligned.pose, expected) >= SAME:
+        return None
+    return Find(aligned.pose, "aligner", aligned.sure, aligned.masked)
 
 
 def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[float]) -> Find | None:

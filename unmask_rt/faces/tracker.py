@@ -1,114 +1,32 @@
-"""Who is who from frame to frame: poses, matching, track ids, smoothing, and where a new shot begins."""
+"""Who is who from frame to frame: matching by place and by looks, track ids, and how long somebody is remembered."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from unmask_rt.align import TEMPLATE, Affine, Image, Points, apply, invert, similarity
+from unmask_rt.faces.appearance import Looks, unlikeness
 from unmask_rt.faces.centerface import iou
-from unmask_rt.frames import FoundBy
+from unmask_rt.faces.motion import Motion
+from unmask_rt.faces.pose import Find, Pose, box_of, distance, side_of
 
-Pose = NDArray[np.float64]
-"""float64[16], where a face lies in a picture: x and y of the anchors' centre (pixels), natural logarithm of the side
-of the canonical crop (pixels), roll (radians), and how the six anchors deviate from the template (crop sides). Poses
-can be mixed and filtered number by number, anchors cannot: a filter on points would let the crop breathe."""
-
-Box = tuple[float, float, float, float]
-
-_TEMPLATE = np.asarray(TEMPLATE - 0.5, np.float64)
-_CENTRE = _TEMPLATE.mean(axis=0)
-_FACE = np.array([[0.18, 0.08], [0.82, 0.08], [0.82, 0.86], [0.18, 0.86]]) - 0.5
-"""The face from forehead to chin in the canonical crop, median of some thousand meshes."""
-
-
-def pose_of(anchors: Points) -> Pose:
-    """The pose of six anchors, float[6, 2] pixels in the order of `align.MESH_ANCHORS`.
-
-    Raises:
-        ValueError: the anchors coincide.
-    """
-    to_crop = similarity(anchors, _TEMPLATE.astype(np.float32))
-    x, y = apply(invert(to_crop), _CENTRE[None])[0]
-    a, b = to_crop[0, 0], to_crop[1, 0]
-    residual = np.asarray(anchors, np.float64) @ to_crop[:, :2].T + to_crop[:, 2] - _TEMPLATE
-    return np.array([x, y, -0.5 * math.log(a * a + b * b), -math.atan2(b, a), *residual.ravel()])
-
-
-def to_picture(pose: Pose) -> Affine:
-    """Affine from the canonical crop (side 1, its centre at the origin) to the picture."""
-    side, roll = math.exp(pose[2]), pose[3]
-    linear = side * np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
-    return np.hstack([linear, (pose[:2] - linear @ _CENTRE)[:, None]])
-
-
-def anchors_of(pose: Pose) -> Points:
-    """float32[6, 2] pixels; the inverse of `pose_of`."""
-    return apply(to_picture(pose), (_TEMPLATE + pose[4:].reshape(6, 2)).astype(np.float32))
-
-
-def box_of(pose: Pose) -> Box:
-    """(x0, y0, x1, y1) pixels, the whole face from forehead to chin."""
-    points = apply(to_picture(pose), _FACE.astype(np.float32))
-    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
-    return float(x0), float(y0), float(x1), float(y1)
-
-
-def side_of(pose: Pose) -> float:
-    """Side of the canonical crop in pixels; a frontal face fills about three quarters of it."""
-    return math.exp(pose[2])
-
-
-def moved(pose: Pose, motion: Affine) -> Pose:
-    """The pose after the picture moved by a similarity."""
-    a, b = motion[0, 0], motion[1, 0]
-    out = pose.copy()
-    out[:2] = motion[:, :2] @ pose[:2] + motion[:, 2]
-    out[2] += 0.5 * math.log(a * a + b * b)
-    out[3] = _wrapped(out[3] + math.atan2(b, a))
-    return out
-
-
-def difference(pose: Pose, base: Pose) -> Pose:
-    """What to add to ``base`` to get ``pose``, the short way round the circle."""
-    out = pose - base
-    out[3] = _wrapped(out[3])
-    return out
-
-
-def mixed(first: Pose, second: Pose, share: float) -> Pose:
-    """Between two poses: ``share`` 0 is the first, 1 the second."""
-    return first + share * difference(second, first)
-
-
-def distance(first: Pose, second: Pose) -> float:
-    """How unlike two poses are: centres apart in crop sides, plus half the log of the size ratio."""
-    side = math.exp((first[2] + second[2]) / 2)
-    return float(np.hypot(*(first[:2] - second[:2])) / side + 0.5 * abs(first[2] - second[2]))
-
-
-def _wrapped(angle: float) -> float:
-    return math.remainder(angle, math.tau)
-
-
-@dataclass(frozen=True, slots=True)
-class Find:
-    """One face found in one picture, not yet anybody's.
-
-    Attributes:
-        pose: where it is, pixels of the picture that was looked at.
-        found_by: who saw it.
-        confidence: 0..1.
-    """
-
-    pose: Pose
-    found_by: FoundBy
-    confidence: float
+MATCH = 0.45
+"""`distance` up to which a find belongs to a track: about three quarters of a face's width."""
+MEMORY_S, LOOKS_S = 1.0, 8.0
+"""How long a lost track can come back under its old id: by its place alone, and by its looks anywhere in the shot."""
+STRAY = 0.6
+"""How much the tolerance of `MATCH` grows with each second that a track is out of sight."""
+ALIKE, STRANGE = 0.30, 0.55
+"""`appearance.unlikeness` up to which somebody who is back is taken for the same person wherever they are, and from
+which a face in the right place is taken for somebody else's."""
+ROOM = 0.55
+"""`distance` to whoever is in view below which there is no room for another face: it is the same one."""
+CONVINCING = 0.6
+"""Confidence of the finder from which a second look settles a doubt."""
+CROWDED = 1.3
+"""When there are more faces than wanted, a newcomer has to be this much larger to take a track's place."""
+SEEN_BY = ("mesh", "aligner", "finder")
+"""Who sees the face itself; flow and memory only carry it."""
 
 
 @dataclass(slots=True)
@@ -119,25 +37,27 @@ class Track:
         id: from 1 on, never used twice.
         last: the latest place, by whatever means.
         seen_s: presentation time of ``last`` in seconds.
-        supported_s: when mesh or finder last saw the face itself.
+        begun_s: when it began.
+        supported_s: when mesh, aligner or finder last saw the face itself.
+        checked_s: when the mesh last looked, whatever it saw.
         denied: looks of the finder in a row that found nothing there.
+        motion: where it is going.
+        looks: what the upper face looks like, as remembered; None until it was seen well.
     """
 
     id: int
     last: Find
     seen_s: float
+    begun_s: float
     supported_s: float
+    checked_s: float = 0.0
     denied: int = 0
+    motion: Motion = field(default_factory=Motion)
+    looks: Looks | None = None
 
-
-MATCH = 0.45
-"""`distance` up to which a find belongs to a track: about three quarters of a face's width."""
-MEMORY_S = 1.0
-"""How long a lost track can come back under its old id."""
-CONVINCING = 0.6
-"""Confidence of the finder from which a second look settles a doubt."""
-CROWDED = 1.3
-"""When there are more faces than wanted, a newcomer has to be this much larger to take a track's place."""
+    def expected(self, time_s: float) -> Pose:
+        """Where it should be at ``time_s`` by its motion."""
+        return self.motion.ahead(self.last.pose, time_s - self.seen_s)
 
 
 class Tracker:
@@ -162,8 +82,10 @@ class Tracker:
         self.tracks.clear()
 
     def expire(self, time_s: float) -> None:
-        """Forgets tracks that were last placed more than `MEMORY_S` ago."""
-        self.tracks = {i: t for i, t in self.tracks.items() if time_s - t.seen_s <= MEMORY_S}
+        """Forgets tracks last placed more than `MEMORY_S` ago, or `LOOKS_S` if it is known what they look like."""
+        self.tracks = {
+            i: t for i, t in self.tracks.items() if time_s - t.seen_s <= (MEMORY_S if t.looks is None else LOOKS_S)
+        }
 
     def match(self, finds: Sequence[Find], among: Mapping[int, Pose]) -> tuple[dict[int, Find], list[Find]]:
         """Pairs finds with tracks, nearest pair first.
@@ -184,14 +106,40 @@ class Tracker:
                 used.add(k)
         return matched, [f for k, f in enumerate(finds) if k not in used]
 
+    def recall(self, find: Find, looks: Looks | None, time_s: float, visible: Mapping[int, Pose]) -> Track | None:
+        """The track out of view that a face without a track belongs to, or None for a newcomer.
+
+        Args:
+            find: the face.
+            looks: what it looks like, where that could be told.
+            time_s: presentation time in seconds.
+            visible: those in view, who are nobody's second self.
+        """
+        best: tuple[float, Track] | None = None
+        for i, track in self.tracks.items():
+            if i in visible:
+                continue
+            gone_s = max(0.0, time_s - track.seen_s)
+            apart = distance(find.pose, track.expected(time_s)) / (MATCH + STRAY * min(gone_s, 1.0))
+            near = apart <= 1 and gone_s <= MEMORY_S
+            unlike = None if looks is None or track.looks is None else unlikeness(looks, track.looks)
+            fits = near if unlike is None else unlike <= ALIKE or (near and unlike <= STRANGE)
+            score = _score(apart, unlike)
+            if fits and (best is None or score < best[0]):
+                best = (score, track)
+        return None if best is None else best[1]
+
     def place(self, track: Track, find: Find, time_s: float) -> None:
         """Moves a track to where it was found or carried to."""
+        track.motion.learn(find.pose, track.last.pose, time_s - track.seen_s)
         track.last, track.seen_s = find, time_s
-        if find.found_by in ("mesh", "finder"):
+        if find.found_by in SEEN_BY:
             # A second look at a weak find, or the mesh at any time, makes it real.
             if time_s > track.supported_s and find.confidence >= CONVINCING:
                 self.confirmed.add(track.id)
-            track.supported_s, track.denied = time_s, 0
+            track.supported_s = time_s
+            if find.found_by != "aligner":
+                track.denied = 0
 
     def begin(self, find: Find, time_s: float, *, sure: bool, visible: Mapping[int, Pose]) -> Track | None:
         """Starts a track for a newcomer, or returns None if it is somebody already in view, or too many are.
@@ -202,82 +150,35 @@ class Tracker:
             sure: False for a face that has to be seen again before it counts.
             visible: track id -> pose of those in view; whoever has to give way is dropped from `tracks`.
         """
-        box = box_of(find.pose)
-        if any(iou(box, box_of(pose)) > 0.3 for pose in visible.values()):
+        if not self.make_room(find, visible):
             return None
-        present = [i for i in visible if i in self.tracks]
-        if len(present) >= self._max_faces:
-            smallest = min(present, key=lambda i: visible[i][2])
-            if side_of(find.pose) < CROWDED * side_of(visible[smallest]):
-                return None
-            del self.tracks[smallest]
-        track = Track(self._next, find, time_s, time_s)
+        track = Track(self._next, find, time_s, time_s, time_s)
         self._next += 1
         self.tracks[track.id] = track
         if sure:
             self.confirmed.add(track.id)
         return track
 
+    def exchange(self, first: int, second: int) -> None:
+        """Gives two tracks each other's places and motion; ids and looks stay."""
+        a, b = self.tracks[first], self.tracks[second]
+        self.tracks[first] = replace(b, id=first, looks=a.looks)
+        self.tracks[second] = replace(a, id=second, looks=b.looks)
 
-class OneEuro:
-    """Smooths one track's pose: strongly at rest, hardly in motion.
-
-    Casiez, Roussel, Vogel, "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive
-    Systems", CHI 2012, with the real time between frames. Speed is measured in crop sides a second, so that near and
-    far faces are treated alike; one speed rules the whole pose, so that its parts do not lag apart.
-
-    Args:
-        rest_hz: cut-off frequency at rest.
-        speed_hz: how much the cut-off rises for a speed of one crop side a second.
-        slope_hz: cut-off frequency of the speed itself.
-    """
-
-    def __init__(self, rest_hz: float = 0.8, speed_hz: float = 45.0, slope_hz: float = 2.0) -> None:
-        self._rest_hz, self._speed_hz, self._slope_hz = rest_hz, speed_hz, slope_hz
-        self._pose: Pose | None = None
-        self._slope = np.zeros(4)
-        self._time_s = 0.0
-
-    def __call__(self, pose: Pose, time_s: float) -> Pose:
-        """The smoothed pose at ``time_s`` (seconds, rising; a time that does not rise counts as a millisecond)."""
-        if self._pose is None:
-            self._pose, self._time_s = pose.copy(), time_s
-            return pose
-        step_s = max(time_s - self._time_s, 1e-3)
-        self._time_s = time_s
-        change = difference(pose, self._pose)
-        units = np.array([side_of(pose), side_of(pose), 1.0, 1.0])
-        self._slope += _share(self._slope_hz, step_s) * (change[:4] / units / step_s - self._slope)
-        speed = float(np.linalg.norm(self._slope))
-        self._pose = self._pose + _share(self._rest_hz + self._speed_hz * speed, step_s) * change
-        self._pose[3] = _wrapped(self._pose[3])
-        return self._pose.copy()
-
-
-def _share(cutoff_hz: float, step_s: float) -> float:
-    """Weight of the new value in a first-order low-pass filter."""
-    return 1.0 / (1.0 + 1.0 / (math.tau * cutoff_hz * step_s))
-
-
-class CutDetector:
-    """Tells where a new shot begins from thumbnails of consecutive pictures.
-
-    A cut changes brightness at most places and leaves no likeness; a flash keeps likeness, motion keeps most places.
-    """
-
-    def __init__(self) -> None:
-        self._last: NDArray[np.float32] | None = None
-
-    def __call__(self, grey: Image) -> bool:
-        """True if ``grey``, uint8[H, W], belongs to another shot than the picture before it."""
-        step = max(1, min(grey.shape) // 128)
-        thin = np.ascontiguousarray(grey[::step, ::step])
-        thumb = np.asarray(cv2.resize(thin, (32, 32), interpolation=cv2.INTER_AREA), np.float32)
-        last, self._last = self._last, thumb
-        if last is None:
+    def make_room(self, find: Find, visible: Mapping[int, Pose]) -> bool:
+        """Whether a face may come into view: nobody is there yet, and not too many are, or a small one gives way."""
+        box = box_of(find.pose)
+        if any(distance(find.pose, pose) < ROOM or iou(box, box_of(pose)) > 0.3 for pose in visible.values()):
             return False
-        if float(np.abs(thumb - last).mean()) < 12:
-            return False
-        a, b = thumb - thumb.mean(), last - last.mean()
-        likeness = float((a * b).sum()) / (float(np.sqrt((a * a).sum() * (b * b).sum())) + 1e-6)
-        return likeness < 0.6
+        present = [i for i in visible if i in self.tracks]
+        if len(present) >= self._max_faces:
+            smallest = min(present, key=lambda i: visible[i][2])
+            if side_of(find.pose) < CROWDED * side_of(visible[smallest]):
+                return False
+            del self.tracks[smallest]
+        return True
+
+
+def _score(apart: float, unlike: float | None) -> float:
+    """How badly a face fits a track: looks count most where they are known, the place decides among the rest."""
+    return apart if unlike is None else 0.3 * min(apart, 3.0) + unlike / ALIKE

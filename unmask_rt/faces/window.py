@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unmask_rt.align import Affine, Image, compose, corners, invert, scale_of, warp
-from unmask_rt.faces.tracker import Pose, to_picture
+from unmask_rt.faces.pose import Pose, to_picture
 
 
 def window_of(pose: Pose, size: int, zoom: float) -> Affine:

@@ -1,0 +1,72 @@
+"""Single pictures: small faces of large ones are found in tiles, and whoever sees a face best places it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from unmask_rt import sample
+from unmask_rt.align import MESH_ANCHORS, Image
+from unmask_rt.faces.centerface import CenterFace, FoundFace, iou
+from unmask_rt.faces.look import OVERLAP, STILL_SIDES, TILE, StillLooker, finder_find, in_tiles
+from unmask_rt.faces.pose import anchors_of, box_of
+
+
+@pytest.fixture(scope="module")
+def hall(masked_astronaut: Image) -> tuple[Image, list[np.ndarray]]:
+    """A large picture with four small masked people, one on the seam of two tiles; and their anchors."""
+    small = cv2.resize(masked_astronaut, (150, 150), interpolation=cv2.INTER_AREA)
+    picture = np.full((1080, 1900, 3), (120, 128, 125), np.uint8)
+    anchors = []
+    for x, y in ((20, 30), (TILE - OVERLAP // 2 - 75, 470), (1300, 200), (1700, 880)):
+        picture[y : y + 150, x : x + 150] = small
+        truth = (sample.astronaut_mesh()[list(MESH_ANCHORS)] + 0.5) * 150 / 512 - 0.5
+        anchors.append(truth + np.array([x, y]))
+    return picture, anchors
+
+
+def test_tiles_find_the_small_faces_of_a_large_picture(hall: tuple[Image, list[np.ndarray]], face_models: Any) -> None:
+    picture, anchors = hall
+    found = in_tiles(CenterFace(face_models.finder), picture)
+    for truth in anchors:
+        eyes = np.array([truth[:2].mean(axis=0), truth[2:4].mean(axis=0)])
+        assert any(np.abs(face.points[:2] - eyes).max() < 3 for face in found)
+    assert in_tiles(CenterFace(face_models.finder), picture[: STILL_SIDES[-1], : STILL_SIDES[-1]]) == []
+
+
+def test_each_small_face_is_one_find_in_place(hall: tuple[Image, list[np.ndarray]], face_models: Any) -> None:
+    picture, anchors = hall
+    looker = StillLooker(face_models.face, face_models.finder, face_models.aligner, 20)
+    finds = looker(picture, 20.0)
+    assert len(finds) == len(anchors)
+    for truth in anchors:
+        apart = min(float(np.linalg.norm(anchors_of(f.pose) - truth, axis=1).mean()) for f in finds)
+        assert apart < 0.12 * np.ptp(truth[:, 0])
+    assert looker(picture, 60.0) == []
+    looker.close()
+    looker.close()
+
+
+@pytest.mark.parametrize("nose_x", [20.0, 60.0, 100.0])
+def test_a_profile_is_placed_by_its_box(nose_x: float) -> None:
+    points = np.array([[60, 50], [66, 50], [nose_x, 80], [55, 100], [60, 100]], np.float32)
+    find = finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.8))
+    assert find is not None and find.found_by == "finder" and find.confidence == 0.8
+    x0, y0, x1, y1 = box_of(find.pose)
+    assert iou((x0, y0, x1, y1), (20.0, 10.0, 110.0, 130.0)) > 0.6
+    assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.5)) is None  # in doubt it is nobody
+    points[2, 1] = 40  # a nose above the eyes
+    assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.8)) is None
+
+
+def test_of_many_faces_the_largest_are_kept(face_models: Any, masked_astronaut: Image) -> None:
+    picture = np.full((300, 620, 3), (120, 128, 125), np.uint8)
+    for x, side in ((0, 130), (140, 170), (315, 300)):
+        picture[:side, x : x + side] = cv2.resize(masked_astronaut, (side, side), interpolation=cv2.INTER_AREA)
+    looker = StillLooker(face_models.face, face_models.finder, face_models.aligner, 2)
+    finds = looker(picture, 20.0)
+    looker.close()
+    assert [round(f.pose[0]) > 140 for f in finds] == [True, True] and finds[0].pose[0] > 315
