@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from engines.base import Batch
+from engines import machine
+from engines.base import Batch, Engine, Progress, Settings, Usable
 from engines.spec import METADATA_KEY, ModelSpec
 from unmask_rt.errors import EngineError, ModelError
 
@@ -85,6 +87,39 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         self._session = None
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime compiles while it loads, so there is nothing to build."""
+
+    name = "onnxruntime"
+    precisions: tuple[str, ...] = ("fp32",)
+    builds = False
+
+    def usable(self) -> Usable:
+        try:
+            version = importlib.metadata.version("onnxruntime")
+        except importlib.metadata.PackageNotFoundError:
+            return Usable(False, "not installed: install unmask-rt again")
+        return Usable(True, version=version, device="cpu")
+
+    def variant(self, precision: str) -> str:
+        return precision
+
+    def key(self, settings: Settings) -> Mapping[str, str]:
+        return {"version": importlib.metadata.version("onnxruntime"), "processor": machine.instruction_set()}
+
+    def build(self, model: bytes, settings: Settings, progress: Progress) -> bytes:
+        return b""
+
+    def load(self, model: bytes, built: bytes, settings: Settings) -> Engine:
+        return OnnxRuntimeEngine(model, threads=settings.threads)
+
+    def inspect(self, built: bytes) -> Mapping[str, Any]:
+        return {}
+
+
+BACKEND = OnnxRuntimeBackend()
 
 
 def _first_line(error: Exception) -> str:

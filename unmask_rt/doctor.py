@@ -7,7 +7,6 @@ that has a time limit.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.machine import CPU_FEATURES, nvidia_gpus, processor
 from unmask_rt import __version__, models
 
 if TYPE_CHECKING:
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 CAMERA_TIMEOUT_S = 15.0
 CAMERA_INDICES = 4
 PACKAGES = ("av", "mediapipe", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "rich")
-CPU_FEATURES = (
-    *("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"),
-    *("asimddp", "i8mm"),
-)
-"""What the engines' kernels make use of, as /proc/cpuinfo names it."""
-
 _CAMERA_PROBE = """
 import sys, cv2
 for index in map(int, sys.argv[1:]):
@@ -59,14 +53,6 @@ class Finding:
     item: str
     good: bool | None
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """An NVIDIA device as its driver names it; ``capability`` is (major, minor)."""
-
-    name: str
-    capability: tuple[int, int]
 
 
 def run(console: Console) -> None:
@@ -110,7 +96,7 @@ def examine() -> list[Finding]:
 def system() -> list[Finding]:
     """Versions, platform, processor, memory, load."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    name, features = _processor()
+    name, features = processor()
     known = [feature for feature in CPU_FEATURES if feature in features]
     facts = {
         "unmask-rt": __version__,
@@ -220,29 +206,6 @@ def model_files() -> list[Finding]:
     return found
 
 
-def nvidia_gpus() -> tuple[list[Gpu], str]:
-    """NVIDIA devices by the driver's own library, and why there are none; loads no CUDA runtime."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return [], "no driver"
-    if code := cuda.cuInit(0):
-        return [], f"the driver reports error {code}"
-    count = ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    gpus = []
-    for index in range(count.value):
-        device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(128), []
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        cuda.cuDeviceGetName(name, len(name), device)
-        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-            value = ctypes.c_int()
-            cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-            numbers.append(value.value)
-        gpus.append(Gpu(name.value.decode(errors="replace"), (numbers[0], numbers[1])))
-    return gpus, "the driver sees no device"
-
-
 def _probe_onnxruntime() -> tuple[bool, str]:
     import onnxruntime
 
@@ -280,16 +243,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> tuple[str, frozenset[str]]:
-    """Name and feature flags of the first processor."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine(), frozenset()
-    fields: dict[str, str] = {}
-    for line in info.read_text(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    name = fields.get("model name") or fields.get("cpu model") or platform.machine()
-    return name, frozenset((fields.get("flags") or fields.get("features") or "").split())
