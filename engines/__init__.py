@@ -13,7 +13,10 @@ from unmask_rt.errors import ExtraError, UsageError
 if TYPE_CHECKING:
     from engines.base import Backend, Engine
 
-BACKENDS: dict[str, str] = {"onnxruntime": "engines.onnxruntime:BACKEND"}
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "engines.onnxruntime:BACKEND",
+    "openvino": "engines.openvino:BACKEND",
+}
 """Name on the command line -> where its backend lives; the first runs everywhere."""
 
 
