@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 BACKENDS: dict[str, str] = {
     "onnxruntime": "engines.onnxruntime:BACKEND",
     "openvino": "engines.openvino:BACKEND",
+    "tensorrt": "engines.tensorrt:TENSORRT",
+    "tensorrt-rtx": "engines.tensorrt:TENSORRT_RTX",
 }
 """Name on the command line -> where its backend lives; the first runs everywhere."""
 
