@@ -33,7 +33,7 @@ def make(model: bytes) -> bytes:
 
 def finished(made: onnx.ModelProto, sha256: str) -> bytes:
     """Bytes of a made form: fit for TensorRT's doors, checked, with the hash of what it was made from."""
-    graphs.without_uint8_transposes(made.graph)
+    graphs.bytes_at_the_doors(made.graph)
     entries = {entry.key: entry.value for entry in made.metadata_props} | {SOURCE_KEY: sha256}
     onnx.helper.set_model_props(made, entries)
     onnx.checker.check_model(made, full_check=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from unmask_rt.errors import ModelError
@@ -21,6 +21,9 @@ from unmask_rt.errors import ModelError
 Array = NDArray[Any]
 _KEPT = ("QuantizeLinear", "DequantizeLinear")
 """Never folded: a builder wants to see them around weights too."""
+_REARRANGING = ("DepthToSpace", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Squeeze",
+                "Transpose", "Unsqueeze")  # fmt: skip
+"""Operators that move the values of their first input and compute nothing."""
 
 
 def read(model: bytes) -> onnx.ModelProto:
@@ -79,33 +82,64 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
 
 
-def without_uint8_transposes(graph: onnx.GraphProto) -> None:
-    """Swaps a transposition of uint8 with the cast beside it: TensorRT takes uint8 at its doors only, and as a cast.
+def bytes_at_the_doors(graph: onnx.GraphProto) -> None:
+    """Moves casts from and to uint8 past whatever only rearranges, to the graph's inputs and outputs, in place.
 
-    Input -> Transpose -> Cast becomes Input -> Cast -> Transpose, and at an output the other way round.
+    TensorRT takes uint8 at its doors only, and there as a cast; a graph for processors rearranges bytes first and casts
+    then, as bytes are what moves fastest.
     """
-    makers = {edge: node for node in graph.node for edge in node.output}
-    inputs = {value.name for value in graph.input}
-    outputs = {value.name for value in graph.output}
-    read_by = consumers(graph)
+    del graph.value_info[:]
+    for value in graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.UINT8:
+            _cast_first(graph, value.name)
+    for value in graph.output:
+        if value.type.tensor_type.elem_type == TensorProto.UINT8:
+            _cast_last(graph, value.name)
+
+
+def _cast_first(graph: onnx.GraphProto, door: str) -> None:
+    moved, casts = {door}, []
+    for node in graph.node:  # in the order in which they are computed
+        if node.op_type in _REARRANGING and node.input[0] in moved:
+            moved.update(node.output)
+        elif moved.intersection(node.input):
+            if node.op_type != "Cast":
+                return
+            casts.append(node)
+    kinds = {attributes(node)["to"] for node in casts}
+    if len(kinds) != 1 or moved.intersection(value.name for value in graph.output):
+        return
+    inside = f"{door}/cast"
     for node in graph.node:
-        above = makers.get(node.input[0]) if node.input else None
-        if above is None or {node.op_type, above.op_type} != {"Transpose", "Cast"}:
-            continue
-        at_input = above.op_type == "Transpose" and above.input[0] in inputs
-        at_output = node.op_type == "Transpose" and node.output[0] in outputs
-        if (at_input or at_output) and read_by[above.output[0]] == 1:
-            _swap(above, node)
+        node.input[:] = [inside if edge == door else edge for edge in node.input]
+    sources = {node.output[0]: node.input[0] for node in casts}
+    _drop(graph, casts)
+    for node in graph.node:
+        node.input[:] = [sources.get(edge, edge) for edge in node.input]
+    graph.node.insert(0, helper.make_node("Cast", [door], [inside], name=inside, to=kinds.pop()))
 
 
-def _swap(above: onnx.NodeProto, below: onnx.NodeProto) -> None:
-    """Exchanges what two nodes in a row do; the edges stay where they are."""
-    kinds = above.op_type, below.op_type
-    details = list(above.attribute), list(below.attribute)
-    for node, kind, attribute in zip((above, below), reversed(kinds), reversed(details), strict=True):
-        node.op_type = kind
-        del node.attribute[:]
-        node.attribute.extend(attribute)
+def _cast_last(graph: onnx.GraphProto, door: str) -> None:
+    makers = {edge: node for node in graph.node for edge in node.output}
+    read_by, chain = consumers(graph), []
+    node = makers.get(door)
+    while node is not None and node.op_type in _REARRANGING and read_by[node.output[0]] == 1:
+        chain.append(node)
+        node = makers.get(node.input[0])
+    if node is None or node.op_type != "Cast" or not chain or read_by[node.output[0]] != 1:
+        return
+    chain[-1].input[0] = node.input[0]
+    inside = f"{door}/cast"
+    chain[0].output[0] = inside
+    _drop(graph, [node])
+    graph.node.append(helper.make_node("Cast", [inside], [door], name=inside, to=TensorProto.UINT8))
+
+
+def _drop(graph: onnx.GraphProto, unwanted: list[onnx.NodeProto]) -> None:
+    names = {node.output[0] for node in unwanted}
+    left = [node for node in graph.node if node.output[0] not in names]
+    del graph.node[:]
+    graph.node.extend(left)
 
 
 def _fold(model: onnx.ModelProto, constants: dict[str, Array], opset: int) -> bool:
