@@ -8,7 +8,6 @@ it for that; TensorRT-RTX builds for any of its targets on a machine without one
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -42,7 +41,7 @@ class TensorRtBackend:
 
     def usable(self) -> Usable:
         found = _version(self._package)
-        if not found or importlib.util.find_spec(self._module) is None:
+        if not found:
             return Usable(False, f"not installed. {self._install()}")
         gpus, reason = machine.nvidia_gpus()
         if not gpus:
