@@ -127,7 +127,7 @@ class TorchEngine:
         return faces, maps
 
     def _failure(self, error: RuntimeError) -> EngineError:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = _line(error)
         if "out of memory" in text:
             return EngineError(
                 "the GPU has no memory left", "Close other programs that use it, or choose another --engine."
@@ -196,9 +196,9 @@ class TorchBackend:
             module = torch.export.load(io.BytesIO(body)).module()
         except ImportError as error:
             raise ExtraError(f"the engine 'torch' cannot be used here: {error}", _INSTALL) from error
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+        except Exception as error:  # it raises classes of its own and of zipfile's for each kind of damage
             raise EngineError(
-                f"torch cannot read the exported program: {error}", "Build it again with `unmask-engine build`."
+                f"torch cannot read the exported program: {_line(error)}", "Build it again with `unmask-engine build`."
             ) from error
         return TorchEngine(self.name, module.to(device()), spec, sha256, settings, device())
 
@@ -223,3 +223,7 @@ def version() -> str:
 def device() -> str:
     """Where torch would run, found without importing it: its build for processors says so in its version."""
     return "cuda" if version() and "+cpu" not in version() and machine.nvidia_gpus()[0] else "cpu"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
