@@ -60,6 +60,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         tag, at = _varint(data, at)
         kind, length = tag & 7, 0
+        if not tag >> 3:
+            raise ValueError("no field has the number 0")
         if kind == 0:
             _, at = _varint(data, at)
         elif kind in (1, 5):

@@ -7,7 +7,6 @@ converter, so it is kept from being imported; the library itself uses no network
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import sys
 import threading
@@ -109,7 +108,7 @@ class OpenVinoBackend:
     builds = True
 
     def usable(self) -> Usable:
-        if importlib.util.find_spec("openvino") is None:
+        if not version():
             return Usable(False, f"not installed. {_INSTALL}")
         return Usable(True, "" if has_bf16() else "this processor has no BF16", version(), "cpu")
 
