@@ -5,21 +5,30 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from unmask_rt.errors import ExtraError, UsageError
+from unmask_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.base import Backend, Engine
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "engines.onnxruntime:BACKEND",
+    "onnxruntime-cuda": "engines.onnxruntime:CUDA",
+    "onnxruntime-tensorrt": "engines.onnxruntime:TENSORRT",
+    "onnxruntime-directml": "engines.onnxruntime:DIRECTML",
+    "onnxruntime-coreml": "engines.onnxruntime:COREML",
     "openvino": "engines.openvino:BACKEND",
     "tensorrt": "engines.tensorrt:TENSORRT",
     "tensorrt-rtx": "engines.tensorrt:TENSORRT_RTX",
+    "torch-tensorrt": "engines.torch_tensorrt:BACKEND",
+    "torch": "engines.torch:BACKEND",
 }
 """Name on the command line -> where its backend lives; the first runs everywhere."""
+_log = logging.getLogger(__name__)
 
 
 def backend(name: str) -> Backend:
@@ -35,26 +44,38 @@ def backend(name: str) -> Backend:
 
 
 def open_engine(name: str, model: bytes, *, threads: int = 1, precision: str = "auto") -> Engine:
-    """Loads a model into a backend.
+    """Loads a model into a backend. An engine other than the reference has passed the parity gate.
 
     Args:
-        name: a key of `BACKENDS`, or "auto".
+        name: a key of `BACKENDS`, or "auto" for the fastest that is installed and usable (measured once).
         model: bytes of an exported ONNX model.
         threads: threads inside one call.
-        precision: one of `engines.base.PRECISIONS`, or "auto".
+        precision: one of `engines.base.PRECISIONS`, or "auto" for the fastest that the backend has here.
 
     Raises:
-        UsageError: no backend has this name.
+        UsageError: no backend or precision has this name.
         ExtraError: the backend is not installed or not usable here.
-        ModelError: the model is damaged or foreign.
+        EngineError: the engine cannot be built, or is too far from the reference.
+        ModelError: the model is damaged or foreign, or lacks the form that the precision needs.
     """
-    from engines.base import Settings
+    from engines import select
+    from engines.base import PRECISIONS, Settings
+    from engines.fallback import FallbackEngine
+    from engines.obtain import obtain, reference
 
-    if name == "auto":
-        name = next(iter(BACKENDS))
-    chosen = backend(name)
-    try:
-        return chosen.load(model, b"", Settings(threads=threads))
-    except ImportError as error:
-        hint = "Install it (`unmask-rt doctor` says what is missing), or choose another --engine."
-        raise ExtraError(f"the engine {name!r} cannot be used here: {error}", hint) from error
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"there is no precision {precision!r}", f"Choose one of: auto, {', '.join(PRECISIONS)}.")
+    settings = Settings(threads=threads)
+    if name != "auto" and precision != "auto":
+        engine = obtain(name, model, replace(settings, precision=precision))
+    else:
+        if name != "auto":
+            backend(name)
+        choice, engine = select.choose(BACKENDS if name == "auto" else [name], model, settings, precision)
+        _log.info("engine: %s", choice.line())
+        for label, reason in choice.rejected.items():
+            _log.info("engine %s takes no part: %s", label, reason)
+        name = choice.name
+    if backend(name).usable().device == "cpu":
+        return engine
+    return FallbackEngine(engine, lambda: reference(model, threads))

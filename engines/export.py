@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from engines.spec import METADATA_KEY, ModelSpec
 from trainer import checkpoint
+from trainer.networks.deployed import Deployed
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import ModelError
@@ -101,7 +102,7 @@ def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = Tr
 
 
 def register(path: Path, spec: ModelSpec) -> None:
-    """Writes the index of bundled models beside the one that ships."""
+    """Writes the index of bundled models beside the one that ships; a made form of another model is forgotten."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     index = {spec.name: {"file": path.name, "sha256": digest, "licence": spec.licence}}
     path.with_name("models.json").write_text(json.dumps(index, indent=1) + "\n")
@@ -128,7 +129,7 @@ def main() -> None:
         licence=LICENCE,
         trained=f"last part of training: map {map_meta['step']} steps, editing {edit_meta['step']} steps",
     )
-    export(Unmask(map_net, edit_net), arguments.out, spec)
+    export(Deployed(Unmask(map_net, edit_net), spec.crop_size), arguments.out, spec)
     if arguments.bundle:
         register(arguments.out, spec)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")

@@ -45,6 +45,8 @@ def metadata(model: bytes) -> dict[str, str]:
         ModelError: damaged.
     """
     try:
+        if not model:
+            raise ValueError("it is empty")
         entries = [dict(_fields(entry)) for number, entry in _fields(model) if number == _METADATA_FIELD]
         return {entry[1].decode(): entry.get(2, b"").decode() for entry in entries}
     except (ValueError, KeyError) as error:
@@ -60,6 +62,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         tag, at = _varint(data, at)
         kind, length = tag & 7, 0
+        if tag >> 3 == 0:
+            raise ValueError("a field has the number 0")
         if not tag >> 3:
             raise ValueError("no field has the number 0")
         if kind == 0:

@@ -74,7 +74,7 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
     reject_file = out / "reject.txt"
     rejected = {int(line) for line in reject_file.read_text().split()} if reject_file.exists() else set()
     data, _ = models.load_unmask_model(model)
-    engine = open_engine("auto", data, threads=1)
+    engine = open_engine("onnxruntime", data, threads=1, precision="fp32")
     find = FindStage(models.load_face_model(None), models.load_finder_model(None), max_faces=4, mode="still")
     cut = InpaintStage(engine)
     crops, alphas, weights = [], [], []

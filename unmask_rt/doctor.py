@@ -15,12 +15,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines import machine
 from engines.machine import CPU_FEATURES, nvidia_gpus, processor
 from unmask_rt import __version__, models
+from unmask_rt.threads import default_threads
 
 if TYPE_CHECKING:
     from unmask_rt.console import Console
@@ -136,15 +137,29 @@ def packages() -> list[Finding]:
 
 
 def engines() -> list[Finding]:
-    """Each engine, and why it can or cannot be used; libraries that have no engine in this version are named too."""
-    from engines import BACKENDS
+    """Each engine, and why it can or cannot be used; what ``auto`` takes, and why not the others; what is kept."""
+    from engines import BACKENDS, backend, cache
+    from engines.base import Settings
+    from engines.select import remembered
 
     found = []
-    for name, probe in _PROBES.items():
-        good, detail = probe()
-        if name not in BACKENDS:
-            good, detail = False, f"no engine for it in this version (library: {detail})"
-        found.append(Finding("engines", name, good, detail))
+    for name in BACKENDS:
+        state = backend(name).usable()
+        detail = ", ".join(part for part in (state.version, state.device, state.why) if part)
+        found.append(Finding("engines", name, state.ok, detail))
+    fast, why = machine.fast_int8()
+    found.append(Finding("engines", "int8 on the processor", fast, why if fast else f"{why}: fp32 is used"))
+    model, _ = models.load_unmask_model()
+    threads = default_threads()
+    choice, rejected = remembered(model, Settings(threads=threads))
+    chosen = choice.line() if choice is not None else "not measured yet: the first run does, in a second or two"
+    found.append(Finding("engines", "auto", None, chosen))
+    for label, reason in rejected.items():
+        if " " in label:  # those without a precision are listed above
+            found.append(Finding("engines", f"not {label}", None, reason))
+    kept = cache.entries()
+    size = sum(entry.size_bytes for entry in kept) / 1e6
+    found.append(Finding("engines", "kept", None, f"{len(kept)} engines, {size:.1f} MB in {cache.folder()}"))
     return found
 
 
@@ -204,38 +219,6 @@ def model_files() -> list[Finding]:
         detail = f"{model.state}, {model.licence}, {model.path}{advice}"
         found.append(Finding("models", model.name, model.state == "ready", detail))
     return found
-
-
-def _probe_onnxruntime() -> tuple[bool, str]:
-    import onnxruntime
-
-    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-    return True, f"{onnxruntime.__version__}, providers {', '.join(providers)}"
-
-
-def _probe_package(module: str, package: str) -> tuple[bool, str]:
-    if importlib.util.find_spec(module) is None:
-        return False, "not installed"
-    return True, _version(package) or "installed"
-
-
-def _probe_nvidia(module: str, package: str) -> tuple[bool, str]:
-    good, detail = _probe_package(module, package)
-    gpus, reason = nvidia_gpus()
-    if good and not gpus:
-        return False, f"{detail}, but no NVIDIA GPU ({reason})"
-    return good, detail
-
-
-_PROBES: dict[str, Callable[[], tuple[bool, str]]] = {
-    "onnxruntime": _probe_onnxruntime,
-    "openvino": partial(_probe_package, "openvino", "openvino"),
-    "tensorrt": partial(_probe_nvidia, "tensorrt", "tensorrt"),
-    "tensorrt-rtx": partial(_probe_nvidia, "tensorrt_rtx", "tensorrt-rtx"),
-    "torch-tensorrt": partial(_probe_nvidia, "torch_tensorrt", "torch-tensorrt"),
-    "torch": partial(_probe_package, "torch", "torch"),
-}
-"""Name of each engine -> whether its library can be used here, and version or reason."""
 
 
 def _version(package: str) -> str | None:

@@ -130,9 +130,18 @@ def load_unmask_model(path: str | Path | None = None) -> tuple[bytes, str]:
 
 
 def bundled_models() -> dict[str, dict[str, str]]:
-    """Models inside the package by name, the default one first: file, sha256 and licence of each."""
+    """Models inside the package by name, the default one first: file, sha256 and licence of each.
+
+    Where a form of it in another precision is there too, its file and hash stand under "int8" and "int8_sha256".
+    """
     index = _asset("models.json")
     return json.loads(index.read_text("utf-8")) if index.is_file() else {}
+
+
+def asset(name: str) -> bytes | None:
+    """A file inside the package, None where there is none."""
+    file = _asset(name)
+    return file.read_bytes() if file.is_file() else None
 
 
 def cache_dir() -> Path:
