@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from engines import envelope, machine, plan_build
+from engines import cache, envelope, machine, plan_build
 from engines.base import Engine, Progress, Settings, Usable
 from engines.metadata import identify
 from engines.plan import PlanEngine
-from unmask_rt import models
 from unmask_rt.errors import EngineError, ExtraError, UsageError
 
 _ELSEWHERE = "Choose another --engine; `onnxruntime` needs no GPU."
@@ -70,7 +69,7 @@ class TensorRtBackend:
             raise ExtraError(f"the engine {self.name!r} is not installed", self._install())
         progress(f"building for {', '.join(targets)} ({settings.precision}, batch {settings.batch})")
         # What RTX builds is not timed on a device, so there is nothing to remember.
-        timing = None if self.targets else models.cache_dir() / "engines" / f"timing-{self._stamp(targets)}.bin"
+        timing = None if self.targets else cache.folder() / f"timing-{self._stamp(targets)}.bin"
         return plan_build.build(self._module, model, settings, targets, self._facts(settings), timing)
 
     def load(self, model: bytes, built: bytes, settings: Settings) -> Engine:

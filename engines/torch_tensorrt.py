@@ -20,7 +20,7 @@ from engines.plan import PlanEngine
 from engines.tensorrt import target_of
 from unmask_rt.errors import EngineError, ExtraError
 
-_INSTALL = "Install it beside TensorRT 11: pip install torch-tensorrt tensorrt, or choose another --engine."
+_INSTALL = "Install it with: pip install 'unmask-rt[torch-tensorrt]', or choose another --engine."
 _PACKAGES = ("torch", "torch_tensorrt", "tensorrt")
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import backend, cuda, envelope, fp16, machine, open_engine, plan_build
+from engines import backend, cuda, envelope, fp16, machine, open_engine, plan_build, variants
 from engines.base import Engine, Settings
 from engines.tensorrt import RTX_TARGETS, TENSORRT, TENSORRT_RTX, TensorRtBackend
 from tests.engine_models import SIDE, small_crops, small_model
 from tests.fake_tensorrt import ATTRIBUTES, CALLS, LOST, OUT_OF_MEMORY, DataType, FakeDriver, FakeLibrary
+from unmask_rt import models
 from unmask_rt.errors import EngineError, ExtraError, ModelError, UsageError
 
 MODEL = small_model()
@@ -462,6 +463,22 @@ def test_tensorrt_rtx_builds_without_a_gpu(real: Any, targets: tuple[str, ...]) 
     assert told["tensors"]["crop"] == f"UINT8[2, {SIDE}, {SIDE}, 3]"
     assert told["layers_by_kind"]["CONVOLUTION"] == 3 and told["layers_by_precision"]["HALF"] > 10
     assert envelope.unpack(built, {"precision": "fp16"})[:12].find(b"vtrt") >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_tensorrt_rtx_builds_the_bundled_model(
+    real: Any, precision: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("UNMASK_RT_CACHE", str(tmp_path))
+    model = models.load_unmask_model()[0]
+    form = variants.obtain(model, TENSORRT_RTX.variant(precision))
+    settings = Settings(precision, target_gpu=("SM86", "SM89", "SM120"))
+    built = TENSORRT_RTX.build(form, settings, print)
+    assert TENSORRT_RTX.build(form, settings, print) == built, "the same bytes each time"
+    told = TENSORRT_RTX.inspect(built)
+    assert told["targets"] == "SM86 SM89 SM120" and told["source"] == variants.source_of(model)
+    assert ("INT8" in told["layers_by_precision"]) == (precision == "int8") and "HALF" in told["layers_by_precision"]
 
 
 def test_loading_it_without_a_gpu_is_said_and_nothing_crashes(real: Any) -> None:
