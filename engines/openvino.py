@@ -26,6 +26,7 @@ from unmask_rt.errors import EngineError, ExtraError
 _INSTALL = "Install it with: pip install 'unmask-rt[openvino]'"
 _CONVERTER = "openvino.tools.ovc"
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+_LARGE_POOL = 5
 _import_lock = threading.Lock()
 
 
@@ -129,6 +130,7 @@ class OpenVinoBackend:
             core = openvino.Core()
             graph = core.read_model(model=model, weights=b"")
             graph.reshape({0: [settings.batch, spec.crop_size, spec.crop_size, 3]})
+            _separate_pools(openvino, graph)
             compiled = core.compile_model(graph, "CPU", _options(settings))
             exported: io.BytesIO = compiled.export_model()
             layers = _layers(compiled)
@@ -185,6 +187,21 @@ def _options(settings: Settings) -> dict[str, Any]:
         # Pinned threads would sit on the cores that decoding and encoding need.
         "ENABLE_CPU_PINNING": "NO",
     }
+
+
+def _separate_pools(openvino: Any, graph: Any) -> None:
+    """Takes each large square maximum as one along the rows and one along the columns: the same number, much sooner."""
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "MaxPool":
+            continue
+        told = node.get_attributes()
+        (rows, columns), pads = told["kernel"], (*told["pads_begin"], *told["pads_end"])
+        if rows != columns or rows < _LARGE_POOL or {*told["strides"], *told["dilations"]} != {1}:
+            continue
+        made = node.input_value(0)
+        for kernel, begin, end in (((1, columns), (0, pads[1]), (0, pads[3])), ((rows, 1), (pads[0], 0), (pads[2], 0))):
+            made = openvino.opset8.max_pool(made, [1, 1], [1, 1], list(begin), list(end), list(kernel)).output(0)
+        node.output(0).replace(made)
 
 
 def _layers(compiled: Any) -> dict[str, Any]:

@@ -131,6 +131,22 @@ def test_it_is_found_by_its_name_and_takes_the_int8_form() -> None:
     assert [BACKEND.variant(p) for p in BACKEND.precisions] == ["fp32", "fp32", "int8"]
 
 
+@installed
+@pytest.mark.parametrize(
+    ("kernel", "pads", "parts"), [(7, (3, 3, 3, 3), 2), (5, (2, 0, 1, 4), 2), (3, (1, 1, 1, 1), 1)]
+)
+def test_large_maxima_are_taken_along_rows_and_columns(kernel: int, pads: tuple[int, ...], parts: int) -> None:
+    opset, library = openvino.library().opset8, openvino.library()
+    data = opset.parameter([1, 2, 16, 16], np.float32)
+    pool = opset.max_pool(data, [1, 1], [1, 1], list(pads[:2]), list(pads[2:]), [kernel, kernel])
+    graph = library.Model([pool.output(0)], [data])
+    values = np.random.default_rng(0).normal(size=(1, 2, 16, 16)).astype(np.float32) - 9
+    wanted = library.Core().compile_model(graph, "CPU")(values)[0].copy()
+    openvino._separate_pools(library, graph)
+    assert sum(node.get_type_name() == "MaxPool" for node in graph.get_ops()) == parts
+    assert (library.Core().compile_model(graph, "CPU")(values)[0] == wanted).all()
+
+
 TRACE = """
 import sys
 seen = []
