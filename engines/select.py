@@ -154,7 +154,7 @@ def _measured(found: list[Candidate], model: bytes, rejected: dict[str, str], pl
             if len(failures) == len(found) - 1:
                 raise
             failures[candidate.label] = error.message
-    times = time_engines(list(engines.values()), budget_s=BUDGET_S)
+    times = [timing.fastest_s for timing in time_engines(list(engines.values()), budget_s=BUDGET_S)]
     order = sorted(zip(times, engines, strict=True), key=lambda pair: pair[0])
     best = order[0][1]
     for candidate, engine in engines.items():
@@ -176,23 +176,33 @@ def _measured(found: list[Candidate], model: bytes, rejected: dict[str, str], pl
     return choice, engines[best]
 
 
-def time_engines(engines: list[Engine], *, rounds: int = ROUNDS, budget_s: float = 60.0) -> list[float]:
-    """Seconds of the fastest call of each engine, one crop a call, in turns, so that a busy machine is busy for all."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Of one engine, one crop a call: its fastest call, and the processor's time of the call in the middle."""
+
+    fastest_s: float
+    cpu_s: float
+
+
+def time_engines(engines: list[Engine], *, rounds: int = ROUNDS, budget_s: float = 60.0) -> list[Timing]:
+    """Times engines in turns, so that a busy machine is busy for all of them."""
     if not engines:
         return []
     given = crops.load(engines[0].spec.crop_size, 2)
-    times: list[list[float]] = [[] for _ in engines]
+    walls: list[list[float]] = [[] for _ in engines]
+    cpus: list[list[float]] = [[] for _ in engines]
     for engine in engines:
         engine(given[:1])  # the first call allocates
     start = time.monotonic()
     for turn in range(rounds):
-        for engine, taken in zip(engines, times, strict=True):
-            before = time.perf_counter()
+        for engine, wall, cpu in zip(engines, walls, cpus, strict=True):
+            before = time.perf_counter(), time.process_time()
             engine(given[turn % 2][None])
-            taken.append(time.perf_counter() - before)
+            wall.append(time.perf_counter() - before[0])
+            cpu.append(time.process_time() - before[1])
         if turn + 1 >= LEAST_ROUNDS and time.monotonic() - start > budget_s:
             break
-    return [float(np.min(taken)) for taken in times]
+    return [Timing(min(wall), float(np.median(cpu))) for wall, cpu in zip(walls, cpus, strict=True)]
 
 
 def remembered(model: bytes, settings: Settings) -> tuple[Choice | None, dict[str, str]]:

@@ -153,9 +153,9 @@ def test_auto_takes_the_fastest_and_remembers_it(fake: FakeBackend, monkeypatch:
     fake.precisions = ("fp32",)
     asked = []
 
-    def timed(found: list[object], **_: object) -> list[float]:
+    def timed(found: list[object], **_: object) -> list[select.Timing]:
         asked.append(len(found))
-        return [3.0, 1.0]
+        return [select.Timing(3.0, 3.0), select.Timing(1.0, 1.0)]
 
     monkeypatch.setattr(select, "time_engines", timed)
     assert engines.open_engine("auto", MODEL).name == "fake"
