@@ -140,8 +140,8 @@ def test_the_engines_that_were_not_used_for_longest_go_first(fake: FakeBackend) 
     for batch in (1, 2, 3):
         obtain("fake", MODEL, Settings(batch=batch)).close()
     files = {json.loads(p.read_text())["parts"]["input"][6]: p for p in cache.folder().glob("fake-*.json")}
-    for age, batch in enumerate("213"):
-        os.utime(files[batch], (1000 - age, 1000 - age))
+    for age, number in enumerate("213"):
+        os.utime(files[number], (1000 - age, 1000 - age))
     size = cache.entries()[0].size_bytes
     assert cache.prune(most_bytes=2 * size + 8) == [files["3"].stem]
     assert {e.record["parts"]["input"][6] for e in cache.entries()} == {"1", "2"}
