@@ -1,6 +1,6 @@
 """An exported ONNX graph as an exported program of torch: one file is the model for every engine.
 
-The operators are those that `engines.export` and torch's own exporter write for this tool's networks; another one is
+The operators are those that this tool's export and torch's own exporter write for this tool's networks; another one is
 refused by its name. Needs torch and the package onnx; what comes out needs torch alone.
 """
 
