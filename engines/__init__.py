@@ -46,6 +46,8 @@ def backend(name: str) -> Backend:
 def open_engine(name: str, model: bytes, *, threads: int = 1, precision: str = "auto") -> Engine:
     """Loads a model into a backend. An engine other than the reference has passed the parity gate.
 
+    Where a backend is installed and its device is not there, ONNX Runtime on the processor runs and the log says so.
+
     Args:
         name: a key of `BACKENDS`, or "auto" for the fastest that is installed and usable (measured once).
         model: bytes of an exported ONNX model.
@@ -54,7 +56,7 @@ def open_engine(name: str, model: bytes, *, threads: int = 1, precision: str = "
 
     Raises:
         UsageError: no backend or precision has this name.
-        ExtraError: the backend is not installed or not usable here.
+        ExtraError: the backend is not installed, or cannot be used with this device.
         EngineError: the engine cannot be built, or is too far from the reference.
         ModelError: the model is damaged or foreign, or lacks the form that the precision needs.
     """
@@ -66,11 +68,13 @@ def open_engine(name: str, model: bytes, *, threads: int = 1, precision: str = "
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"there is no precision {precision!r}", f"Choose one of: auto, {', '.join(PRECISIONS)}.")
     settings = Settings(threads=threads)
+    state = backend(name).usable() if name != "auto" else None
+    if state is not None and state.version and not state.ok and not state.device:
+        _log.warning("the engine %s has no device here and the processor goes on instead: %s", name, state.why)
+        return reference(model, threads)
     if name != "auto" and precision != "auto":
         engine = obtain(name, model, replace(settings, precision=precision))
     else:
-        if name != "auto":
-            backend(name)
         choice, engine = select.choose(BACKENDS if name == "auto" else [name], model, settings, precision)
         _log.info("engine: %s", choice.line())
         for label, reason in choice.rejected.items():

@@ -33,7 +33,7 @@ class TorchTensorRtBackend:
 
     def usable(self) -> Usable:
         if missing := [package for package in _PACKAGES if not _version(package)]:
-            return Usable(False, f"not installed: {', '.join(missing)}. {_INSTALL}", _version("torch_tensorrt"))
+            return Usable(False, f"not installed: {', '.join(missing)}. {_INSTALL}")
         gpus, reason = machine.nvidia_gpus()
         if not gpus:
             return Usable(False, f"no NVIDIA GPU ({reason})", _version("torch_tensorrt"))

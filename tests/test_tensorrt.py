@@ -67,7 +67,7 @@ def engine(library: FakeLibrary) -> Iterator[Engine]:
 
 
 def reference(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return open_engine("onnxruntime", HALF)(crops)
+    return open_engine("onnxruntime", HALF, precision="fp32")(crops)
 
 
 # ---- running
@@ -222,6 +222,16 @@ def test_without_a_device_no_runtime_is_made(
     driver.devices = 0
     with pytest.raises(ExtraError, match="no device"):
         opened(built=built)
+    assert library.alive == 0
+
+
+def test_where_there_is_no_device_the_tool_goes_on_with_the_processor(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "nvidia_gpus", lambda: ([], "no driver"))
+    engine, crops = open_engine("tensorrt-rtx", MODEL), small_crops(1)
+    assert engine.name == "onnxruntime" and (engine(crops)[0] == open_engine("onnxruntime", MODEL)(crops)[0]).all()
+    assert "tensorrt-rtx has no device here" in caplog.text and "no driver" in caplog.text
     assert library.alive == 0
 
 
