@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from engines.spec import METADATA_KEY, ModelSpec
 from trainer import checkpoint
+from trainer.networks.deployed import Deployed
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import ModelError
@@ -107,7 +108,7 @@ def write_with(graph: onnx.ModelProto, out: Path, key: str, value: str) -> None:
 
 
 def register(path: Path, spec: ModelSpec) -> None:
-    """Makes a model the default one in the index of bundled models beside it; the aligner stays in it."""
+    """Makes a model the default one in the index of bundled models beside it; an int8 form of another is forgotten."""
     index = _index(path)
     others = {name: record for name, record in index.items() if record.get("purpose", UNMASK) != UNMASK}
     _write_index(path, {spec.name: _record(path, spec.licence, UNMASK)} | others)
@@ -154,7 +155,7 @@ def main() -> None:
         licence=LICENCE,
         trained=f"last part of training: map {map_meta['step']} steps, editing {edit_meta['step']} steps",
     )
-    export(Unmask(map_net, edit_net), arguments.out, spec)
+    export(Deployed(Unmask(map_net, edit_net), spec.crop_size), arguments.out, spec)
     if arguments.bundle:
         register(arguments.out, spec)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engines import BACKENDS as backends
+from engines import machine
 from unmask_rt import doctor
 from unmask_rt.console import Console
 
@@ -51,20 +53,27 @@ def test_a_check_that_fails_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -
     assert any(f.section == "models" for f in findings)
 
 
-def test_each_engine_says_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ([], "no driver"))
-    monkeypatch.setitem(backends, "openvino", "engines.openvino:Engine")
+def test_each_engine_says_whether_it_can_be_used_and_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = by_item(doctor.engines())
-    assert engines["onnxruntime"].good
-    assert engines["openvino"].good is False and engines["openvino"].detail == "not installed"
-    assert engines["torch"].good is False and "no engine" in engines["torch"].detail
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(backends, "tensorrt", "engines.tensorrt:Engine")
+    assert set(backends) <= set(engines)
+    assert engines["onnxruntime"].good and engines["onnxruntime-directml"].good is False
+    assert "DmlExecutionProvider" in engines["onnxruntime-directml"].detail
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "openvino" else real(name, *a))
+    openvino = by_item(doctor.engines())["openvino"]
+    assert openvino.good is False and "unmask-rt[openvino]" in openvino.detail
+
+
+def test_the_report_says_what_auto_takes_and_whether_int8_pays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UNMASK_RT_CACHE", str(tmp_path))
+    monkeypatch.setattr(machine, "processor", lambda: ("old", frozenset({"avx2"})))
     engines = by_item(doctor.engines())
-    assert engines["openvino"].good
-    assert engines["tensorrt"].good is False and "no NVIDIA GPU (no driver)" in engines["tensorrt"].detail
-    assert set(backends) <= set(engines), "an engine that the doctor does not know"
+    assert engines["int8 on the processor"].good is False and "fp32 is used" in engines["int8 on the processor"].detail
+    assert "none of avx512_vnni" in engines["not onnxruntime int8"].detail
+    monkeypatch.setattr(machine, "processor", lambda: ("new", frozenset({"avx2", "avx_vnni"})))
+    engines = by_item(doctor.engines())
+    assert engines["int8 on the processor"].good and "not onnxruntime int8" not in engines
+    assert "auto" in engines and str(tmp_path) in engines["kept"].detail
 
 
 def test_a_second_opencv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

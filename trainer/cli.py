@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unmask": ("trainer.evaluation.unmask", "a folder of pictures in, maps and results out"),
     "report": ("trainer.evaluation.report", "one HTML page about a run"),
     "export": ("trainer.export", "a run -> one ONNX file that unmask-rt runs"),
+    "calibration": ("trainer.calibration", "crops that an int8 model is calibrated on"),
 }
 """Name -> module and what it does."""
 

@@ -91,7 +91,8 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
         if pictures.is_file():
             unpack(pictures, Path(folder))
             pictures = Path(folder)
-        engine = open_things.enter_context(contextlib.closing(open_engine("auto", data, threads=1)))
+        engine = open_engine("onnxruntime", data, threads=1, precision="fp32")
+        open_things.callback(engine.close)
         face_model, finder_model = models.load_face_model(None), models.load_finder_model(None)
         aligner_model = models.load_aligner_model()
         find = open_things.enter_context(

@@ -140,7 +140,7 @@ class EngineRestorer:
     has_map = True
 
     def __init__(self, model: bytes, threads: int, map_from: Restorer | None = None) -> None:
-        self.engine, self.map_from = open_engine("auto", model, threads=threads), map_from
+        self.engine, self.map_from = open_engine("onnxruntime", model, threads=threads, precision="fp32"), map_from
         self.name, self.size = self.engine.spec.name, self.engine.spec.crop_size
 
     def __call__(self, crops: Crops, alpha: Crops | None = None) -> tuple[Crops, Crops]:

@@ -7,7 +7,6 @@ that has a time limit.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -16,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines import machine
+from engines.machine import CPU_FEATURES, nvidia_gpus, processor
 from unmask_rt import __version__, models
+from unmask_rt.threads import default_threads
 
 if TYPE_CHECKING:
     from unmask_rt.console import Console
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
 CAMERA_TIMEOUT_S = 15.0
 CAMERA_INDICES = 4
 PACKAGES = ("av", "mediapipe", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "rich")
-CPU_FEATURES = (
-    *("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"),
-    *("asimddp", "i8mm"),
-)
-"""What the engines' kernels make use of, as /proc/cpuinfo names it."""
-
 _CAMERA_PROBE = """
 import sys, cv2
 for index in map(int, sys.argv[1:]):
@@ -59,14 +54,6 @@ class Finding:
     item: str
     good: bool | None
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """An NVIDIA device as its driver names it; ``capability`` is (major, minor)."""
-
-    name: str
-    capability: tuple[int, int]
 
 
 def run(console: Console) -> None:
@@ -110,7 +97,7 @@ def examine() -> list[Finding]:
 def system() -> list[Finding]:
     """Versions, platform, processor, memory, load."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    name, features = _processor()
+    name, features = processor()
     known = [feature for feature in CPU_FEATURES if feature in features]
     facts = {
         "unmask-rt": __version__,
@@ -150,15 +137,29 @@ def packages() -> list[Finding]:
 
 
 def engines() -> list[Finding]:
-    """Each engine, and why it can or cannot be used; libraries that have no engine in this version are named too."""
-    from engines import BACKENDS
+    """Each engine, and why it can or cannot be used; what ``auto`` takes, and why not the others; what is kept."""
+    from engines import BACKENDS, backend, cache
+    from engines.base import Settings
+    from engines.select import remembered
 
     found = []
-    for name, probe in _PROBES.items():
-        good, detail = probe()
-        if name not in BACKENDS:
-            good, detail = False, f"no engine for it in this version (library: {detail})"
-        found.append(Finding("engines", name, good, detail))
+    for name in BACKENDS:
+        state = backend(name).usable()
+        detail = ", ".join(part for part in (state.version, state.device, state.why) if part)
+        found.append(Finding("engines", name, state.ok, detail))
+    fast, why = machine.fast_int8()
+    found.append(Finding("engines", "int8 on the processor", fast, why if fast else f"{why}: fp32 is used"))
+    model, _ = models.load_unmask_model()
+    threads = default_threads()
+    choice, rejected = remembered(model, Settings(threads=threads))
+    chosen = choice.line() if choice is not None else "not measured yet: the first run does, in a second or two"
+    found.append(Finding("engines", "auto", None, chosen))
+    for label, reason in rejected.items():
+        if " " in label:  # those without a precision are listed above
+            found.append(Finding("engines", f"not {label}", None, reason))
+    kept = cache.entries()
+    size = sum(entry.size_bytes for entry in kept) / 1e6
+    found.append(Finding("engines", "kept", None, f"{len(kept)} engines, {size:.1f} MB in {cache.folder()}"))
     return found
 
 
@@ -220,76 +221,8 @@ def model_files() -> list[Finding]:
     return found
 
 
-def nvidia_gpus() -> tuple[list[Gpu], str]:
-    """NVIDIA devices by the driver's own library, and why there are none; loads no CUDA runtime."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return [], "no driver"
-    if code := cuda.cuInit(0):
-        return [], f"the driver reports error {code}"
-    count = ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    gpus = []
-    for index in range(count.value):
-        device, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(128), []
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        cuda.cuDeviceGetName(name, len(name), device)
-        for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-            value = ctypes.c_int()
-            cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-            numbers.append(value.value)
-        gpus.append(Gpu(name.value.decode(errors="replace"), (numbers[0], numbers[1])))
-    return gpus, "the driver sees no device"
-
-
-def _probe_onnxruntime() -> tuple[bool, str]:
-    import onnxruntime
-
-    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-    return True, f"{onnxruntime.__version__}, providers {', '.join(providers)}"
-
-
-def _probe_package(module: str, package: str) -> tuple[bool, str]:
-    if importlib.util.find_spec(module) is None:
-        return False, "not installed"
-    return True, _version(package) or "installed"
-
-
-def _probe_nvidia(module: str, package: str) -> tuple[bool, str]:
-    good, detail = _probe_package(module, package)
-    gpus, reason = nvidia_gpus()
-    if good and not gpus:
-        return False, f"{detail}, but no NVIDIA GPU ({reason})"
-    return good, detail
-
-
-_PROBES: dict[str, Callable[[], tuple[bool, str]]] = {
-    "onnxruntime": _probe_onnxruntime,
-    "openvino": partial(_probe_package, "openvino", "openvino"),
-    "tensorrt": partial(_probe_nvidia, "tensorrt", "tensorrt"),
-    "tensorrt-rtx": partial(_probe_nvidia, "tensorrt_rtx", "tensorrt-rtx"),
-    "torch-tensorrt": partial(_probe_nvidia, "torch_tensorrt", "torch-tensorrt"),
-    "torch": partial(_probe_package, "torch", "torch"),
-}
-"""Name of each engine -> whether its library can be used here, and version or reason."""
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> tuple[str, frozenset[str]]:
-    """Name and feature flags of the first processor."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine(), frozenset()
-    fields: dict[str, str] = {}
-    for line in info.read_text(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    name = fields.get("model name") or fields.get("cpu model") or platform.machine()
-    return name, frozenset((fields.get("flags") or fields.get("features") or "").split())

@@ -142,12 +142,20 @@ def load_aligner_model() -> bytes:
 def bundled_models(purpose: str | None = UNMASK) -> dict[str, dict[str, str]]:
     """Models inside the package by name, the default one first: file, sha256, licence and purpose of each.
 
+    Where a form of one in another precision is there too, its file and hash stand under "int8" and "int8_sha256".
+
     Args:
         purpose: `UNMASK`, `ALIGNER`, or None for all.
     """
     index = _asset("models.json")
     records: dict[str, dict[str, str]] = json.loads(index.read_text("utf-8")) if index.is_file() else {}
     return {name: r for name, r in records.items() if purpose is None or r.get("purpose", UNMASK) == purpose}
+
+
+def asset(name: str) -> bytes | None:
+    """A file inside the package, None where there is none."""
+    file = _asset(name)
+    return file.read_bytes() if file.is_file() else None
 
 
 def cache_dir() -> Path:

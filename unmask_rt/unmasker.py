@@ -6,7 +6,6 @@ with Unmasker() as unmasker:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from unmask_rt.faces.find import FindStage
 from unmask_rt.frames import Frame, Mode, Packet
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.show import BlendStage, OnMiss
+from unmask_rt.threads import default_threads
 
 if TYPE_CHECKING:
     from unmask_rt.pipeline import Stage
@@ -69,7 +69,7 @@ class Unmasker:
         self._face_model = models.load_face_model(self.options.face_model)
         self._finder_model = models.load_finder_model(self.options.finder_model)
         self._aligner_model = models.load_aligner_model()
-        threads = self.options.threads or min(4, max(1, (os.cpu_count() or 1) // 2))
+        threads = self.options.threads or default_threads()
         self._engine = open_engine(self.options.engine, model, threads=threads)
         self._made: dict[Mode, list[Stage]] = {}
 

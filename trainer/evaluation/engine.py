@@ -61,6 +61,6 @@ def open_engine_of(path: Path | None, arguments: argparse.Namespace) -> Engine:
         if arguments.map is not None:
             raise UsageError("--map does not go with an exported model: it has its own", "Leave it out.")
         model, _ = models.load_unmask_model(path)
-        return open_engine("auto", model, threads=max(1, (os.cpu_count() or 1) // 2))
+        return open_engine("onnxruntime", model, threads=max(1, (os.cpu_count() or 1) // 2), precision="fp32")
     restorer = open_model(path, arguments)
     return RestorerEngine(restorer, hashlib.sha256((path / CHECKPOINT).read_bytes()).hexdigest())

@@ -1,0 +1,118 @@
+"""The int8 form that TensorRT accepts, made from the one that ONNX Runtime runs. Needs the package onnx.
+
+The ranges are those that calibration found. What differs is how they are written down: numbers lie around zero (S8,
+zero point 0), biases are no longer quantised, and what is not int8 is FP16.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from engines import graphs
+from engines.fp16 import finished, to_half
+from engines.metadata import identify
+from unmask_rt.errors import ModelError
+
+_OPSET = 19
+"""From this version on quantisation may stand between FP16 numbers."""
+_TOP = 127
+_LEAST_SCALE = float(np.finfo(np.float16).tiny)
+_HINT = "Make the int8 form again with `unmask-engine build`."
+
+
+def make(int8_model: bytes) -> bytes:
+    """The symmetric form of a model's int8 form, with any batch.
+
+    Raises:
+        ModelError: damaged, foreign, or not quantised in a way that can be turned.
+    """
+    _, sha256 = identify(int8_model)
+    made = graphs.folded(graphs.read(int8_model))
+    to_symmetric(made)
+    to_half(made)
+    for entry in made.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = max(entry.version, _OPSET)
+    return finished(made, sha256)
+
+
+def to_symmetric(model: onnx.ModelProto) -> None:
+    """Rewrites every quantisation of a folded QDQ graph around zero, in place; biases become FP32 constants.
+
+    Raises:
+        ModelError: there is no quantisation, or a weight's zero point is not 0.
+    """
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made: dict[str, NDArray[np.generic]] = {}
+    left = []
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            left.append(node)
+            continue
+        scale = constants[node.input[1]].astype(np.float32)
+        zero = constants[node.input[2]] if len(node.input) > 2 else np.zeros_like(scale, np.uint8)
+        stored = constants.get(node.input[0])
+        if stored is not None and stored.dtype == np.int32:
+            made[node.output[0]] = (stored * scale).astype(np.float32)  # its scale has its own shape or is one number
+            continue
+        left.append(node)
+        if stored is not None:
+            if zero.any():
+                raise ModelError(f"the weight {node.input[0]} is not quantised around zero", _HINT)
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            stored, scale = _weights(stored, scale, axis)
+            names = _named(node, "weight")
+            made[names[0]] = stored
+            node.input[0] = names[0]
+        else:
+            scale = _scale(_reach(scale, zero))
+            names = _named(node, "activation")
+        made[names[1]], made[names[2]] = scale, np.zeros_like(scale, np.int8)
+        del node.input[1:]
+        node.input.extend(names[1:])
+    if not made:
+        raise ModelError("the model has no int8 form: nothing in it is quantised", _HINT)
+    del graph.node[:]
+    graph.node.extend(left)
+    read = {edge for node in left for edge in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read and tensor.name not in made]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(made[name]), name) for name in sorted(made))
+
+
+def _named(node: onnx.NodeProto, kind: str) -> tuple[str, str, str]:
+    """Names of a node's new numbers, scale and zero point; both ends of one quantisation share the old scale's name."""
+    base = node.input[0] if kind == "weight" else f"{node.input[1]}/{node.input[2] if len(node.input) > 2 else ''}"
+    return f"{base}/s8", f"{base}/s8_scale", f"{base}/s8_zero"
+
+
+def _reach(scale: NDArray[np.float32], zero: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The largest absolute number that a quantisation can express, divided by what S8 has for it."""
+    least, most = (-128, 127) if zero.dtype == np.int8 else (0, 255)
+    middle = zero.astype(np.float32)
+    return np.asarray(scale * np.maximum(most - middle, middle - least) / _TOP, np.float32)
+
+
+def _scale(wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The next scale from ``wanted`` on that FP16 can hold, so that rounding never narrows the range."""
+    near = np.maximum(wanted, _LEAST_SCALE).astype(np.float16)
+    near = np.where(near.astype(np.float32) < wanted, np.nextafter(near, np.float16(np.inf)), near)
+    return near.astype(np.float32)
+
+
+def _weights(
+    stored: NDArray[np.generic], scale: NDArray[np.float32], axis: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights and scales that fit FP16, the weights rounded again where their scale had to change."""
+    fitted = _scale(scale)
+    shape = [1] * stored.ndim
+    if scale.size > 1:
+        shape[axis] = -1
+    ratio = (scale / fitted).reshape(shape) if scale.size > 1 else scale / fitted
+    values = np.clip(np.rint(stored.astype(np.float32) * ratio), -_TOP, _TOP)
+    return values.astype(np.int8), fitted
