@@ -100,7 +100,7 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
         if len(shape) != 4 or node.name in kept:
             continue
         small = max(shape[2:]) <= MOST_SIDE
-        if node.op_type == "Conv" and node.input[1] in weights:
+        if node.op_type == "Conv" and node.input[1] in weights and len(node.input) > 2:  # without a bias: an average
             outside, inside = weights[node.input[1]][:2]
             if small and inside >= LEAST_IN and outside >= LEAST_OUT:
                 chosen.add(node.name)

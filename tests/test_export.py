@@ -25,7 +25,7 @@ SPEC = ModelSpec("tiny", 256, ((0.3, 0.35), (0.7, 0.35)), (), "research only", "
 def tiny() -> Unmask:
     """Small networks of random weights, as FP16 can hold them, whose map and filling are neither empty nor full."""
     torch.manual_seed(3)
-    model = Unmask(MapNet((4, 4, 6, 6, 8)), EditNet((8, 8, 8, 8, 8))).eval().requires_grad_(False)
+    model = Unmask(MapNet((4, 6, 6, 8)), EditNet((8, 8, 8, 8, 8))).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():  # zeros from the start on: give every branch something to do
             parameter.normal_(0, 0.02)
@@ -106,10 +106,10 @@ def test_a_registered_model_is_found_by_its_name(path: Path, monkeypatch: pytest
 
 
 def test_averaged_weights_are_what_is_exported(tmp_path: Path) -> None:
-    trained, average = MapNet((4, 4, 4, 4, 4)), MapNet((4, 4, 4, 4, 4))
+    trained, average = MapNet((4, 4, 4, 4)), MapNet((4, 4, 4, 4))
     state = {"network": trained.state_dict(), "average": average.state_dict(), "meta": {"step": 7, "seconds": 1.0}}
     torch.save(state, tmp_path / "checkpoint.pt")
-    loaded = MapNet((4, 4, 4, 4, 4))
+    loaded = MapNet((4, 4, 4, 4))
     meta = export.load_average(tmp_path, loaded, "map")
     assert meta["step"] == 7 and not loaded.training
     for name, value in loaded.state_dict().items():

@@ -44,7 +44,7 @@ def test_the_whole_model_costs_at_most_1_8_gmac_a_crop() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_shapes_and_types(edit: EditNet, batch: int) -> None:
     picture, hole = torch.rand(batch, 3, 256, 256) * 2 - 1, hole_at(128, batch)
-    map_net = MapNet((4, 4, 4, 4, 4)).eval()
+    map_net = MapNet((4, 4, 4, 4)).eval()
     assert map_net(picture).shape == (batch, 1, 256, 256)
     assert edit(picture, hole).shape == (batch, 3, 256, 256)
     coarse, features = edit.inner(picture[:, :, ::2, ::2], hole)
@@ -57,7 +57,7 @@ def test_shapes_and_types(edit: EditNet, batch: int) -> None:
 
 def test_nothing_depends_on_the_rest_of_the_batch(edit: EditNet) -> None:
     crop = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    model = Unmask(MapNet((4, 4, 4, 4, 4)).eval(), edit)
+    model = Unmask(MapNet((4, 4, 4, 4)).eval(), edit)
     both, alone = model(crop), model(crop[1:])
     for together, apart in zip(both, alone, strict=True):
         assert (together[1].int() - apart[0].int()).abs().max() <= 1
@@ -109,7 +109,7 @@ def test_the_discriminator_gives_patches_and_its_features() -> None:
 
 def test_every_parameter_of_both_networks_learns() -> None:
     torch.manual_seed(0)
-    map_net, edit_net = MapNet((4, 4, 4, 4, 4)), EditNet(SMALL)
+    map_net, edit_net = MapNet((4, 4, 4, 4)), EditNet(SMALL)
     for parameter in (*map_net.parameters(), *edit_net.parameters()):
         if not parameter.any():
             torch.nn.init.normal_(parameter, 0, 0.02)

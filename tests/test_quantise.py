@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 def networks() -> Unmask:
     """Small networks of random weights, wide enough that a part of them is worth int8."""
     torch.manual_seed(5)
-    model = Unmask(MapNet((4, 16, 16, 16, 16)), EditNet((16, 16, 16, 16, 16))).eval().requires_grad_(False)
+    model = Unmask(MapNet((16, 16, 16, 16)), EditNet((16, 16, 16, 16, 16))).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
             parameter.normal_(0, 0.02)

@@ -89,7 +89,7 @@ def test_holes_are_now_and_then_too_wide_or_too_narrow() -> None:
 
 def test_it_restores_as_the_exported_model_does(data: Path) -> None:
     made = system("outer")
-    map_net, edit_net = MapNet((4, 4, 4, 6, 8)).eval(), made.networks["generator"].eval()
+    map_net, edit_net = MapNet((4, 4, 6, 8)).eval(), made.networks["generator"].eval()
     assert isinstance(edit_net, EditNet)
     torch.manual_seed(2)
     for parameter in [*map_net.parameters(), *edit_net.parameters()]:

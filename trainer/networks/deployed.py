@@ -1,11 +1,12 @@
-"""The default model as it is exported: `realtime.Unmask` with its last level rearranged, the same numbers.
+"""The default model as it is exported: `realtime.Unmask` without shuffling, the same numbers.
 
 Engines move memory slower than they multiply. `Unmask` says what is computed: at full resolution, with pixel
-(un)shuffles between. Here every picture stays at half the crop's side, its four phases (the pixels of each 2x2 block)
-as channels; bilinear doubling is a fixed 3x3 convolution for each phase, enlarging the seam's shift a product with two
-matrices, and only bytes are shuffled at both ends. Channels of a phased picture are ordered (row, column, colour).
+(un)shuffles between. Here every picture stays on a grid of a quarter of the crop's side, its sixteen phases (the pixels
+of each 4x4 block) as channels; bilinear doubling is a convolution with fixed weights, enlarging the seam's shift a
+product with two matrices, and only bytes are shuffled at both ends. Channels of a phased picture are ordered (row,
+column, colour).
 
-Shapes are written beside the lines: B batch, S crop side (256), H = S/2.
+Shapes are written beside the lines: B batch, S crop side (256), Q = S/4.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.networks.realtime import Unmask, up2
+from trainer.networks.realtime import Unmask
 
 LEVELS = 127.5
 _NEAR, _FAR = 0.75, 0.25
@@ -26,7 +27,9 @@ class Deployed(nn.Module):
 
     wide_weight: Tensor
     coarse_weight: Tensor
-    quarters: Tensor
+    fours: Tensor
+    halves: Tensor
+    colours: Tensor
     rows: Tensor
     columns: Tensor
 
@@ -39,82 +42,76 @@ class Deployed(nn.Module):
 
     def _fold(self) -> None:
         """Weights in the order and in the units in which they are used here."""
-        outer = self.edit_net.outer
-        weight = outer.stem.weight  # (W, 12 as (colour, row, column) + 1 for the hole, 3, 3)
-        crop = weight[:, :12].unflatten(1, (3, 4)).transpose(1, 2)  # (W, 4, 3, 3, 3)
-        self.stem_weight = nn.Parameter(torch.cat([crop.flatten(1, 2) / LEVELS, weight[:, 12:]], 1))
+        inner, outer = self.edit_net.inner, self.edit_net.outer
+        self.map_stem = nn.Parameter(colour_last(self.map_net.stem.weight, 2, 1))
+        self.inner_stem = nn.Parameter(
+            torch.cat([colour_last(inner.stem.weight[:, :12], 2, 1) / LEVELS, inner.stem.weight[:, 12:]], 1)
+        )
+        self.outer_stem = nn.Parameter(
+            torch.cat([colour_last(outer.stem.weight[:, :48], 4, 1) / LEVELS, outer.stem.weight[:, 48:]], 1)
+        )
         assert outer.head.bias is not None
-        head = with_mean(outer.head.weight.unflatten(0, (3, 4)).transpose(0, 1) * LEVELS)
-        bias = with_mean(outer.head.bias.unflatten(0, (3, 4)).transpose(0, 1) * LEVELS + LEVELS)
-        self.head_weight, self.head_bias = nn.Parameter(head), nn.Parameter(bias)
-        phases = doubling()  # (4, 1, 3, 3)
-        self.register_buffer("wide_weight", phases)
-        colours = torch.eye(3)[None, :, :, None, None] * phases[:, None] * LEVELS
-        self.register_buffer("coarse_weight", with_mean(colours))  # (15, 3, 3, 3)
-        self.register_buffer("quarters", torch.full((1, 4), 0.25))
+        self.head_weight = nn.Parameter(colour_last(outer.head.weight, 4, 0) * LEVELS)
+        self.head_bias = nn.Parameter(colour_last(outer.head.bias, 4, 0) * LEVELS + LEVELS)
+        self.register_buffer("fours", torch.eye(4).reshape(4, 1, 2, 2).clone())
+        taps = doubling()  # (16, 4, 4)
+        self.register_buffer("wide_weight", taps[:, None].clone())
+        coarse = torch.einsum("pij,kc->pkcij", taps, torch.eye(3)).flatten(0, 1) * LEVELS
+        self.register_buffer("coarse_weight", coarse.clone())  # (48, 3, 4, 4)
+        pairs = torch.eye(2).repeat_interleave(2, 1)  # (2, 4): the rows of a block by the row of half the side
+        halves = torch.einsum("Rr,Cc,Kk->RCKrck", pairs, pairs, torch.eye(3)).reshape(12, 48, 1, 1) / 4
+        self.register_buffer("halves", halves.clone())
+        self.register_buffer("colours", torch.eye(3).repeat(1, 16).reshape(3, 48, 1, 1) / 16)
         grid = self.side // 8
         rows = F.interpolate(torch.eye(grid)[None, None], size=(self.side, grid), mode="bilinear", align_corners=False)
-        enlarge = rows[0, 0].unflatten(0, (-1, 2)).transpose(0, 1)  # (2, H, S/8)
-        self.register_buffer("rows", enlarge[:, None, None].clone())  # (row, 1, 1, H, S/8)
-        self.register_buffer("columns", enlarge[:, None].transpose(2, 3).clone())  # (column, 1, S/8, H)
+        enlarge = rows[0, 0].unflatten(0, (-1, 4)).transpose(0, 1)  # (4, Q, S/8)
+        self.register_buffer("rows", enlarge[:, None, None].clone())  # (row, 1, 1, Q, S/8)
+        self.register_buffer("columns", enlarge[:, None].transpose(2, 3).clone())  # (column, 1, S/8, Q)
 
     def forward(self, crop: Tensor) -> tuple[Tensor, Tensor]:  # uint8 (B, S, S, 3)
-        half = self.side // 2
-        picture = phased(crop, half)  # (B, 12, H, H) in 0..255
-        small = self._mean(picture)
-        mask = torch.sigmoid(self._map(small / LEVELS - 1))  # (B, 4, H, H)
-        most = F.max_pool2d(mask.reshape(-1, 1, 4, half * half), (4, 1)).reshape(-1, 1, half, half)
-        hole = F.max_pool2d((most * 3 - 0.6).clamp(0, 1), 5, 1, 2)  # (B, 1, H, H)
-        wide = F.conv2d(edge(hole), self.wide_weight)  # (B, 4, H, H)
+        q = self.side // 4
+        picture = phased(crop, q)  # (B, 48, Q, Q) in 0..255
+        mask = torch.sigmoid(self._map(picture))  # (B, 16, Q, Q)
+        hole = F.max_pool2d((F.pixel_shuffle(most(mask, q), 2) * 3 - 0.6).clamp(0, 1), 5, 1, 2)  # (B, 1, S/2, S/2)
+        wide = F.conv2d(edge(hole), self.wide_weight, stride=2)  # (B, 16, Q, Q)
         keep = 1 - wide
-        kept = merged(apart(picture, half) * keep.unsqueeze(2), half)
-        raw = self._edit(kept, keep, hole)
-        shifted = raw[:, :12] + self._shift(small - raw[:, 12:], hole)
-        levels = kept + merged(apart(shifted, half) * wide.unsqueeze(2), half)
-        return faces(to_bytes(levels), half), maps(to_bytes(mask * 255), half)
+        kept = merged(apart(picture, q) * keep.unsqueeze(2), q)
+        phases = F.conv2d(hole, self.fours, stride=2)  # (B, 4, Q, Q)
+        raw = self._edit(kept, keep, phases)
+        filling = raw + self._shift(F.conv2d(picture - raw, self.colours), phases)
+        levels = kept + merged(apart(filling, q) * wide.unsqueeze(2), q)
+        return faces(to_bytes(levels), q), maps(to_bytes(mask * 255), q)
 
-    def _map(self, x: Tensor) -> Tensor:  # (B, 3, H, H) -> logits (B, 4, H, H)
-        net = self.map_net
-        x, skips = net.stem(x), []
-        for down, encode in zip(net.down, net.encode, strict=True):
-            skips.append(x)
-            x = encode(down(F.leaky_relu(x, 0.2)))
-        x = net.middle(x)
-        for narrow, decode in zip(net.narrow, net.decode, strict=True):
-            x = decode(up2(narrow(F.leaky_relu(x, 0.2))) + skips.pop())
-        logits: Tensor = net.head(F.leaky_relu(x, 0.2))
-        return logits
+    def _map(self, picture: Tensor) -> Tensor:  # (B, 48, Q, Q) -> logits (B, 16, Q, Q)
+        small = F.conv2d(picture, self.halves) / LEVELS - 1  # (B, 12, Q, Q)
+        return self.map_net.phases(F.conv2d(small, self.map_stem, self.map_net.stem.bias, padding=1))
 
     def _edit(self, kept: Tensor, keep: Tensor, hole: Tensor) -> Tensor:
-        """The raw filling (B, 12, H, H) in levels and, as three more channels, its mean over the phases."""
-        half, inner, outer = self.side // 2, self.edit_net.inner, self.edit_net.outer
-        zero = (keep * LEVELS).unsqueeze(2)  # the middle of the range
-        cut = merged(apart(kept, half) - zero, half)
-        x = self._mean(cut) / LEVELS
-        coarse, features = inner(x, hole)  # (B, 3, H, H), (B, b, H/2, H/2)
-        y = F.conv2d(torch.cat([cut, hole], 1), self.stem_weight, outer.stem.bias, padding=1)
-        y = F.leaky_relu(y + F.pixel_shuffle(outer.grow(features), 2), 0.2)
-        detail = F.conv2d(F.leaky_relu(outer.body(y), 0.2), self.head_weight, self.head_bias, padding=1)
-        return detail + F.conv2d(edge(coarse), self.coarse_weight)
+        """The raw filling (B, 48, Q, Q) in levels."""
+        inner, outer, q = self.edit_net.inner, self.edit_net.outer, self.side // 4
+        cut = merged(apart(kept, q) - (keep * LEVELS).unsqueeze(2), q)  # zero, the middle of the range, in the hole
+        given = torch.cat([F.conv2d(cut, self.halves), hole], 1)
+        coarse, features = inner.phases(F.conv2d(given, self.inner_stem, inner.stem.bias, padding=1))
+        y = F.conv2d(torch.cat([cut, hole], 1), self.outer_stem, outer.stem.bias, padding=1) + outer.grow(features)
+        y = F.leaky_relu(outer.body(F.leaky_relu(y, 0.2)), 0.2)
+        detail = F.conv2d(y, self.head_weight, self.head_bias, padding=1)
+        return detail + F.conv2d(edge(F.pixel_shuffle(coarse, 2)), self.coarse_weight, stride=2)
 
-    def _shift(self, error: Tensor, hole: Tensor) -> Tensor:  # (B, 3, H, H) -> (B, 12, H, H)
-        ring = F.max_pool2d(hole, 13, 1, 6) - hole
-        cells = F.avg_pool2d(torch.cat([error * ring, ring], 1), 4)  # (B, 4, S/8, S/8)
+    def _shift(self, error: Tensor, hole: Tensor) -> Tensor:  # (B, 3, Q, Q), (B, 4, Q, Q) -> (B, 48, Q, Q)
+        small = torch.maximum(torch.maximum(hole[:, :1], hole[:, 1:2]), torch.maximum(hole[:, 2:3], hole[:, 3:]))
+        ring = F.max_pool2d(small, 7, 1, 3) - small
+        cells = F.avg_pool2d(torch.cat([error * ring, ring], 1), 2)  # (B, 4, S/8, S/8)
         for _ in range(3):
             cells = F.avg_pool2d(cells, 5, 1, 2, count_include_pad=False)
         shift = cells[:, :3] / (cells[:, 3:] + 0.02)
-        tall = self.rows @ shift[:, None, None]  # (B, 2, 1, 3, H, S/8)
-        return (tall @ self.columns).reshape(-1, 12, self.side // 2, self.side // 2)
-
-    def _mean(self, x: Tensor) -> Tensor:
-        """Of the four phases: (B, 12, H, H) -> (B, 3, H, H); a product is several times as fast as a reduction."""
-        half = self.side // 2
-        return (self.quarters @ x.reshape(-1, 4, 3 * half * half)).reshape(-1, 3, half, half)
+        tall = self.rows @ shift[:, None, None]  # (B, 4, 1, 3, Q, S/8)
+        return (tall @ self.columns).reshape(-1, 48, self.side // 4, self.side // 4)
 
 
-def with_mean(phases: Tensor) -> Tensor:
-    """Output channels (4, 3, ...) -> (15, ...): the twelve, and the mean of the phases for each colour."""
-    return torch.cat([phases.flatten(0, 1), phases.mean(0)])
+def colour_last(channels: Tensor, block: int, axis: int) -> Tensor:
+    """Channels on an axis from the order of a pixel shuffle, (colour, row, column), to (row, column, colour)."""
+    parts = channels.unflatten(axis, (3, block, block))
+    return parts.movedim(axis, axis + 2).flatten(axis, axis + 2)
 
 
 def to_bytes(x: Tensor) -> Tensor:
@@ -122,9 +119,11 @@ def to_bytes(x: Tensor) -> Tensor:
 
 
 def doubling() -> Tensor:
-    """Bilinear doubling as a convolution: (4 phases as (row, column), 1, 3, 3)."""
-    taps = torch.tensor([[_FAR, _NEAR, 0.0], [0.0, _NEAR, _FAR]])
-    return (taps[:, None, :, None] * taps[None, :, None, :]).reshape(4, 1, 3, 3)
+    """Bilinear doubling of blocks of 2x2 into blocks of 4x4, for a stride of 2: (16 phases as (row, column), 4, 4)."""
+    taps = torch.tensor(
+        [[_FAR, _NEAR, 0.0, 0.0], [0.0, _NEAR, _FAR, 0.0], [0.0, _FAR, _NEAR, 0.0], [0.0, 0.0, _NEAR, _FAR]]
+    )
+    return torch.einsum("ri,cj->rcij", taps, taps).flatten(0, 1)
 
 
 def edge(x: Tensor) -> Tensor:
@@ -132,29 +131,36 @@ def edge(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
-def phased(crop: Tensor, half: int) -> Tensor:
-    """uint8 (B, S, S, 3) -> float (B, 12, H, H); rows are taken apart before pixels, as long runs copy faster."""
-    rows = crop.reshape(-1, half, 2, half * 6).permute(0, 2, 1, 3).reshape(-1, 2, half * half, 6)
-    return rows.transpose(2, 3).reshape(-1, 12, half, half).to(torch.float32)
+def most(mask: Tensor, q: int) -> Tensor:
+    """The greatest of each 2x2 pixels: 16 phases -> 4."""
+    rows = mask.reshape(-1, 2, 2, 4, q, q)
+    columns = torch.maximum(rows[:, :, 0], rows[:, :, 1]).reshape(-1, 2, 2, 2, q, q)
+    return torch.maximum(columns[:, :, :, 0], columns[:, :, :, 1]).reshape(-1, 4, q, q)
 
 
-def faces(levels: Tensor, half: int) -> Tensor:
-    """uint8 (B, 12, H, H) -> (B, S, S, 3)."""
-    rows = levels.reshape(-1, 2, 6, half * half).transpose(2, 3).reshape(-1, 2, half, half * 6)
-    return rows.permute(0, 2, 1, 3).reshape(-1, half * 2, half * 2, 3)
+def phased(crop: Tensor, q: int) -> Tensor:
+    """uint8 (B, S, S, 3) -> float (B, 48, Q, Q); rows are taken apart before pixels, as long runs copy faster."""
+    rows = crop.reshape(-1, q, 4, q * 12).permute(0, 2, 1, 3).reshape(-1, 4, q * q, 12)
+    return rows.transpose(2, 3).reshape(-1, 48, q, q).to(torch.float32)
 
 
-def maps(levels: Tensor, half: int) -> Tensor:
-    """uint8 (B, 4, H, H) -> (B, S, S)."""
-    rows = levels.reshape(-1, 2, 2, half * half).transpose(2, 3).reshape(-1, 2, half, half * 2)
-    return rows.permute(0, 2, 1, 3).reshape(-1, half * 2, half * 2)
+def faces(levels: Tensor, q: int) -> Tensor:
+    """uint8 (B, 48, Q, Q) -> (B, S, S, 3)."""
+    rows = levels.reshape(-1, 4, 12, q * q).transpose(2, 3).reshape(-1, 4, q, q * 12)
+    return rows.permute(0, 2, 1, 3).reshape(-1, q * 4, q * 4, 3)
 
 
-def apart(x: Tensor, half: int) -> Tensor:
-    """(B, 12, H, H) -> (B, 4 phases, 3 colours, H, H)."""
-    return x.reshape(-1, 4, 3, half, half)
+def maps(levels: Tensor, q: int) -> Tensor:
+    """uint8 (B, 16, Q, Q) -> (B, S, S)."""
+    rows = levels.reshape(-1, 4, 4, q * q).transpose(2, 3).reshape(-1, 4, q, q * 4)
+    return rows.permute(0, 2, 1, 3).reshape(-1, q * 4, q * 4)
 
 
-def merged(x: Tensor, half: int) -> Tensor:
+def apart(x: Tensor, q: int) -> Tensor:
+    """(B, 48, Q, Q) -> (B, 16 phases, 3 colours, Q, Q)."""
+    return x.reshape(-1, 16, 3, q, q)
+
+
+def merged(x: Tensor, q: int) -> Tensor:
     """The way back."""
-    return x.reshape(-1, 12, half, half)
+    return x.reshape(-1, 48, q, q)

@@ -4,9 +4,10 @@
     EditNet  crop with the hole cut out -> completed crop
     Unmask   both behind one call on uint8, as it is exported
 
-Shapes are written beside the lines: B batch, S crop side (256). All work is done on a 128-pixel grid and below; the
-full resolution is reached by pixel shuffling (W. Shi et al., "Real-Time Single Image and Video Super-Resolution Using
-an Efficient Sub-Pixel CNN", CVPR 2016), which is what makes 256 pixels affordable on a laptop's processor.
+Shapes are written beside the lines: B batch, S crop side (256). All convolutions work on a grid of 64 and below, of at
+least 32 channels; the full resolution is reached by pixel shuffling (W. Shi et al., "Real-Time Single Image and Video
+Super-Resolution Using an Efficient Sub-Pixel CNN", CVPR 2016). That is what makes 256 pixels affordable on a laptop's
+processor: it moves memory slower than it multiplies, most of all in int8.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class TokenMixer(nn.Module):
 
     def __init__(self, channels: int, side: int, hidden: int) -> None:
         super().__init__()
+        self.side = side
         self.norm = nn.LayerNorm(channels)
         self.widen = nn.Linear(side * side, hidden)
         self.narrow = nn.Linear(hidden, side * side)
@@ -69,8 +71,9 @@ class TokenMixer(nn.Module):
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, s, s)
-        tokens = self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2)  # (B, C, s*s)
-        return x + self.narrow(gelu(self.widen(tokens))).unflatten(2, x.shape[2:])
+        channels, side = self.norm.normalized_shape[0], self.side  # numbers, so that exported shapes are constant
+        tokens = self.norm(x.reshape(-1, channels, side * side).transpose(1, 2)).transpose(1, 2)  # (B, C, s*s)
+        return x + self.narrow(gelu(self.widen(tokens))).reshape(-1, channels, side, side)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -91,18 +94,6 @@ class Place(nn.Module):
         return x + self.bias
 
 
-def unshuffle_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution of 2x2 pixels unshuffled into channels: (B, C, H, W) -> (B, O, H/2, W/2).
-
-    ``weight`` is (O, 4 C, 3, 3). Exported as the same thing in one operator, a 6x6 convolution of stride 2: engines
-    move memory slower than they multiply.
-    """
-    if not torch.onnx.is_in_onnx_export():
-        return F.conv2d(F.pixel_unshuffle(x, 2), weight, bias, padding=1)
-    wide = weight.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)  # (O, C, 6, 6)
-    return F.conv2d(x, wide, bias, stride=2, padding=2)
-
-
 def up2(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
@@ -110,31 +101,33 @@ def up2(x: Tensor) -> Tensor:
 class MapNet(nn.Module):
     """Segmentation U-Net: aligned crop -> logits of the mask at full resolution."""
 
-    def __init__(self, widths: tuple[int, int, int, int, int] = (8, 24, 32, 64, 96)) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 32, 64, 96)) -> None:
         super().__init__()
-        a, b, c, d, e = widths
-        self.stem = conv(3, a)
-        self.down = nn.ModuleList(
-            [conv(a, b, stride=2), conv(b, c, stride=2), conv(c, d, stride=2), conv(d, e, stride=2)]
-        )
-        self.encode = nn.ModuleList([Residual(b), Residual(c), Residual(d), Residual(e)])
-        self.middle = nn.Sequential(Place(e, 8), TokenMixer(e, 8, 128), Residual(e), TokenMixer(e, 8, 128))
-        self.narrow = nn.ModuleList(
-            [conv(e, d, kernel=1), conv(d, c, kernel=1), conv(c, b, kernel=1), conv(b, a, kernel=1)]
-        )
-        self.decode = nn.ModuleList([Residual(d), Residual(c), Residual(b), Residual(a)])
-        self.head = conv(a, 4)
+        a, b, c, d = widths
+        self.stem = conv(12, a)
+        self.down = nn.ModuleList([conv(a, b, stride=2), conv(b, c, stride=2), conv(c, d, stride=2)])
+        self.encode = nn.ModuleList([Residual(a), Residual(b), Residual(c), Residual(d)])
+        self.middle = nn.Sequential(Place(d, 8), TokenMixer(d, 8, 128), Residual(d), TokenMixer(d, 8, 128))
+        self.narrow = nn.ModuleList([conv(d, c, kernel=1), conv(c, b, kernel=1), conv(b, a, kernel=1)])
+        self.decode = nn.ModuleList([Residual(c), Residual(b), Residual(a)])
+        self.head = conv(a, 16)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, S, S) in -1..1
-        x = self.stem(F.avg_pool2d(x, 2))  # (B, a, S/2, S/2)
+        x = self.stem(F.pixel_unshuffle(F.avg_pool2d(x, 2), 2))  # (B, a, S/4, S/4)
+        return F.pixel_shuffle(self.phases(x), 4)  # (B, 1, S, S)
+
+    def phases(self, x: Tensor) -> Tensor:
+        """What follows the first convolution: (B, a, S/4, S/4) -> logits (B, 16, S/4, S/4), not yet shuffled."""
+        x = self.encode[0](x)
         skips = []
-        for down, encode in zip(self.down, self.encode, strict=True):
+        for down, encode in zip(self.down, self.encode[1:], strict=True):
             skips.append(x)
             x = encode(down(F.leaky_relu(x, 0.2)))
-        x = self.middle(x)  # (B, e, S/32, S/32)
+        x = self.middle(x)  # (B, d, S/32, S/32)
         for narrow, decode in zip(self.narrow, self.decode, strict=True):
             x = decode(up2(narrow(F.leaky_relu(x, 0.2))) + skips.pop())
-        return F.pixel_shuffle(self.head(F.leaky_relu(x, 0.2)), 2)  # (B, 1, S, S)
+        logits: Tensor = self.head(F.leaky_relu(x, 0.2))
+        return logits
 
 
 class InnerNet(nn.Module):
@@ -177,7 +170,13 @@ class InnerNet(nn.Module):
         self.head = quiet(conv(b, 12), 0.3)
 
     def forward(self, x: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:  # (B, 3, H, H) in -1..1, (B, 1, H, H)
-        x = self.first(unshuffle_conv(torch.cat([x, hole], 1), self.stem.weight, self.stem.bias))  # (B, b, H/2, H/2)
+        coarse, features = self.phases(self.stem(F.pixel_unshuffle(torch.cat([x, hole], 1), 2)))
+        return F.pixel_shuffle(coarse, 2), features  # (B, 3, H, H), (B, b, H/2, H/2)
+
+    def phases(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows the first convolution: (B, b, H/2, H/2) -> the picture (B, 12, H/2, H/2), not yet shuffled, and
+        features (B, b, H/2, H/2)."""
+        x = self.first(x)
         skips = []
         for down, encode in zip(self.down, self.encode, strict=True):
             skips.append(x)  # (B, b, H/2, H/2) down to (B, e, H/16, H/16)
@@ -185,26 +184,25 @@ class InnerNet(nn.Module):
         for narrow, decode in zip(self.narrow, self.decode, strict=True):
             x = decode(up2(narrow(F.leaky_relu(x, 0.2))) + skips.pop())
         x = F.leaky_relu(x, 0.2)
-        return F.pixel_shuffle(self.head(x), 2), x  # (B, 3, H, H), (B, b, H/2, H/2)
+        return self.head(x), x
 
 
 class OuterNet(nn.Module):
     """Doubles the resolution: detail for the inner network's picture, from its features and the full crop."""
 
-    def __init__(self, inner_width: int, width: int = 16) -> None:
+    def __init__(self, inner_width: int, width: int = 64) -> None:
         super().__init__()
-        self.stem = conv(13, width)
-        self.grow = conv(inner_width, width * 4)
+        self.stem = conv(52, width)
+        self.grow = conv(inner_width, width, kernel=1)
         self.body = Residual(width)
-        self.head = quiet(conv(width, 12), 0.05)
+        self.head = quiet(conv(width, 48), 0.05)
 
     def forward(self, x: Tensor, hole: Tensor, coarse: Tensor, features: Tensor) -> Tensor:
         """``x`` (B, 3, S, S), ``hole`` (B, 1, S/2, S/2), the others as the inner network gives them."""
-        weight = self.stem.weight  # (width, 12 for the unshuffled crop + 1 for the hole, 3, 3)
-        y = unshuffle_conv(x, weight[:, :12], self.stem.bias) + F.conv2d(hole, weight[:, 12:], padding=1)
-        y = y + F.pixel_shuffle(self.grow(features), 2)  # (B, width, S/2, S/2)
-        detail = F.pixel_shuffle(self.head(F.leaky_relu(self.body(F.leaky_relu(y, 0.2)), 0.2)), 2)
-        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + detail  # (B, 3, S, S)
+        y = self.stem(torch.cat([F.pixel_unshuffle(x, 4), F.pixel_unshuffle(hole, 2)], 1)) + self.grow(features)
+        detail = self.head(F.leaky_relu(self.body(F.leaky_relu(y, 0.2)), 0.2))  # (B, 48, S/4, S/4)
+        wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return wide + F.pixel_shuffle(detail, 4)  # (B, 3, S, S)
 
 
 class EditNet(nn.Module):
@@ -248,9 +246,10 @@ def match_seam(raw: Tensor, x: Tensor, hole: Tensor) -> Tensor:
     The error of the raw output on a ring just outside the hole is known; its smooth continuation inwards is taken
     away, on a grid of 8-pixel cells (a coarse membrane in the sense of P. Perez et al., "Poisson Image Editing", 2003).
     """
-    ring = F.max_pool2d(hole, 13, 1, 6) - hole  # (B, 1, S/2, S/2)
-    error = F.avg_pool2d(x - raw, 2) * ring
-    cells = F.avg_pool2d(torch.cat([error, ring], 1), 4)  # (B, 4, S/8, S/8)
+    small = F.max_pool2d(hole, 2)
+    ring = F.max_pool2d(small, 7, 1, 3) - small  # (B, 1, S/4, S/4)
+    error = F.avg_pool2d(x - raw, 4) * ring
+    cells = F.avg_pool2d(torch.cat([error, ring], 1), 2)  # (B, 4, S/8, S/8)
     for _ in range(3):
         cells = F.avg_pool2d(cells, 5, 1, 2, count_include_pad=False)
     shift = cells[:, :3] / (cells[:, 3:] + 0.02)
