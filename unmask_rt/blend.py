@@ -126,12 +126,10 @@ def paste(
         levels = missing_levels(picture, completed, region, transform)
     middle = (region.weight.shape[0] - 1) / 2
     x, y = (round(float(v)) for v in invert(transform) @ [middle, middle, 1.0])
-    result = patch.astype(np.float32)
     detail = noise_of(levels, x, y, picture.shape)
     if detail is not None:
-        result += detail[..., None]
-    result = cv2.blendLinear(result, picture.astype(np.float32), weight, 1 - weight)
-    return np.clip(result + 0.5, 0, 255).astype(np.uint8), (weight > 0).astype(np.uint8)
+        patch = np.asarray(cv2.add(patch, cv2.merge([detail] * 3), dtype=cv2.CV_8U))
+    return np.asarray(cv2.blendLinear(patch, picture, weight, 1 - weight)), (weight > 0).astype(np.uint8)
 
 
 def warp_weight(region: Region, transform: Affine, size: tuple[int, int]) -> Weight:
@@ -204,8 +202,8 @@ def noise_of(levels: Levels, x: int, y: int, shape: tuple[int, ...]) -> Weight |
     total: Weight | None = None
     for number, level in enumerate(levels):
         if level >= MINIMUM_LEVEL:
-            noise = _laid(_tile(number), x, y, shape) * np.float32(level)
-            total = noise if total is None else total + noise
+            noise = _laid(number, x, y, shape)
+            total = noise * np.float32(level) if total is None else cv2.scaleAdd(noise, level, total)
     return total
 
 
@@ -238,7 +236,13 @@ def _tile(number: int) -> Weight:
     return np.asarray(band / band.std(), np.float32)
 
 
-def _laid(tile: Weight, x: int, y: int, shape: tuple[int, ...]) -> Weight:
-    """The tile repeated over a picture, its corner at (x, y)."""
-    rows, columns = (np.arange(shape[0]) - y) % _TILE, (np.arange(shape[1]) - x) % _TILE
-    return tile[rows[:, None], columns]
+def _laid(number: int, x: int, y: int, shape: tuple[int, ...]) -> Weight:
+    """A band's tile repeated over a picture, its corner at (x, y)."""
+    top, left = -y % _TILE, -x % _TILE
+    wide = _repeated(number, -(-(top + shape[0]) // _TILE), -(-(left + shape[1]) // _TILE))
+    return np.ascontiguousarray(wide[top : top + shape[0], left : left + shape[1]])
+
+
+@functools.lru_cache(maxsize=16)
+def _repeated(number: int, down: int, across: int) -> Weight:
+    return np.tile(_tile(number), (down, across))
