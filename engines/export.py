@@ -1,13 +1,11 @@
-"""From trained networks to one ONNX file with its metadata inside. Needs torch and onnx (extra ``train``).
+"""From a torch module to one ONNX file with its metadata inside, and into the index of bundled models.
 
-    python -m engines.export --map runs/map --edit runs/edit -o unmask_rt/assets/unmask-256.onnx --bundle
-
+Needs torch and onnx (extra ``train``). The commands are the trainer's: `unmask-train export`, `trainer.aligner.export`.
 Weights are stored in FP16 and cast when the file is loaded: half the size, computed in FP32 all the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -21,29 +19,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from engines.spec import METADATA_KEY, ModelSpec
-from trainer import checkpoint
-from trainer.networks.deployed import Deployed
-from trainer.networks.realtime import EditNet, MapNet, Unmask
-from unmask_rt.align import TEMPLATE
-from unmask_rt.errors import ModelError
 from unmask_rt.models import ALIGNER, UNMASK
 
 LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"
-
-
-def load_average(run: Path, network: torch.nn.Module, name: str) -> dict[str, object]:
-    """Fills a network with a run's newest (averaged) weights of that name; returns the run's meta record.
-
-    Raises:
-        MissingError, ModelError: no run, a damaged one, or one without such a network.
-    """
-    stored = checkpoint.load(run)
-    weights = stored.weights()
-    if name not in weights:
-        raise ModelError(f"{run} has no network {name!r}", "Give another run.")
-    network.load_state_dict(weights[name])
-    network.eval()
-    return stored.meta
 
 
 def to_onnx(
@@ -132,34 +110,3 @@ def _index(path: Path) -> dict[str, dict[str, str]]:
 
 def _write_index(path: Path, index: dict[str, dict[str, str]]) -> None:
     path.with_name("models.json").write_text(json.dumps(index, indent=1) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--map", type=Path, required=True, help="run folder of the map module")
-    parser.add_argument("--edit", type=Path, required=True, help="run folder of the editing module")
-    parser.add_argument("--name", default="unmask-256")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument(
-        "--bundle", action="store_true", help="make it the package's default: write models.json beside it"
-    )
-    arguments = parser.parse_args()
-    map_net, edit_net = MapNet(), EditNet()
-    map_meta = load_average(arguments.map, map_net, "map")
-    edit_meta = load_average(arguments.edit, edit_net, "generator")
-    spec = ModelSpec(
-        name=arguments.name,
-        crop_size=256,
-        template=tuple((float(x), float(y)) for x, y in TEMPLATE.round(6)),
-        extra_channels=(),
-        licence=LICENCE,
-        trained=f"last part of training: map {map_meta['step']} steps, editing {edit_meta['step']} steps",
-    )
-    export(Deployed(Unmask(map_net, edit_net), spec.crop_size), arguments.out, spec)
-    if arguments.bundle:
-        register(arguments.out, spec)
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
-
-
-if __name__ == "__main__":
-    main()

@@ -62,8 +62,6 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         tag, at = _varint(data, at)
         kind, length = tag & 7, 0
-        if tag >> 3 == 0:
-            raise ValueError("a field has the number 0")
         if not tag >> 3:
             raise ValueError("no field has the number 0")
         if kind == 0:

@@ -103,14 +103,3 @@ def test_a_registered_model_is_found_by_its_name(path: Path, monkeypatch: pytest
     monkeypatch.setattr(models, "_asset", lambda name: tmp_path / name)
     data, digest = models.load_unmask_model("tiny")
     assert data == path.read_bytes() and digest == json.loads((tmp_path / "models.json").read_text())["tiny"]["sha256"]
-
-
-def test_averaged_weights_are_what_is_exported(tmp_path: Path) -> None:
-    trained, average = MapNet((4, 4, 4, 4)), MapNet((4, 4, 4, 4))
-    state = {"network": trained.state_dict(), "average": average.state_dict(), "meta": {"step": 7, "seconds": 1.0}}
-    torch.save(state, tmp_path / "checkpoint.pt")
-    loaded = MapNet((4, 4, 4, 4))
-    meta = export.load_average(tmp_path, loaded, "map")
-    assert meta["step"] == 7 and not loaded.training
-    for name, value in loaded.state_dict().items():
-        assert torch.equal(value, average.state_dict()[name])

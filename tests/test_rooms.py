@@ -43,10 +43,14 @@ def test_the_runtime_never_imports_torch_nor_the_trainer_at_load(path: Path) -> 
 @pytest.mark.parametrize(
     "path", [p for p in modules("engines") if p.name != "export.py"], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_only_the_export_needs_the_trainer(path: Path) -> None:
-    assert "trainer" not in set(imports(path, lazy=False))
+def test_only_the_export_needs_torch(path: Path) -> None:
     assert "torch" not in set(imports(path, lazy=False)) or path.name == "to_torch.py"
     assert "engines.export" not in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", modules("engines"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_engine_brings_the_trainer(path: Path) -> None:
+    assert "trainer" not in set(imports(path, lazy=False))
 
 
 def test_asking_every_backend_brings_neither_torch_nor_onnx() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,14 @@ def test_an_exported_run_computes_what_torch_does(
     engine = open_engine("auto", out.read_bytes())
     assert engine.spec.crop_size == reference.size and engine.spec.name == name and name in engine.spec.trained
     assert np.allclose(engine.spec.template, align.TEMPLATE, atol=1e-5)
+
+
+def test_a_bundled_export_is_the_default_model_beside_it(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine-256.onnx"
+    assert command(runs / "pix2pix", "--map", "default", "-o", out, "--name", "mine", "--bundle") == 0
+    (name, record), *others = json.loads((tmp_path / "models.json").read_text()).items()
+    assert (name, record["file"], others) == ("mine", "mine-256.onnx", [])
+    assert record["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def test_exports_that_cannot_be_are_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

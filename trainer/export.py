@@ -3,9 +3,12 @@
     unmask-train export runs/mine -o mine.onnx
     unmask-train export runs/pix2pix --map default -o pix2pix.onnx      # with the map of the tool's own model
     unmask-rt clip.mp4 -o out.mp4 --model mine.onnx
+    unmask-train export runs/edit --map runs/map -o unmask_rt/assets/unmask-256.onnx --name unmask-256 --bundle
 
 The tool needs to know where the mask is. A run without a map module takes the map of another run or model (--map); so
-does one whose input includes the map. What was written is compared with torch; it may differ by 2 levels of 255.
+does one whose input includes the map. The default network is written in the form that engines run fastest
+(`networks.deployed`); `unmask-engine build --precision int8` makes its int8 form. What was written is compared with
+torch; it may differ by 2 levels of 255.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from onnx import compose
 from onnx.utils import Extractor
 from torch import Tensor, nn
 
-from engines.export import to_onnx, write
+from engines.export import register, to_onnx, write
+from engines.metadata import identify
 from engines.spec import ModelSpec
+from trainer.networks.deployed import Deployed
+from trainer.networks.realtime import EditNet, MapNet, Unmask
 from trainer.runs import EngineRestorer, LoadedRun, Restorer, RunRestorer, at_side, open_restorer, read_model
 from unmask_rt import align, sample
 from unmask_rt.errors import EngineError, UsageError
@@ -40,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--map", type=Path, help="run or model whose map is used, or `default`: that of the tool's own model")
     add("--name", help="of the model (default: the run's folder)")
     add("--licence", default=LICENCE, help=f"of the weights (default: {LICENCE!r})")
+    add("--bundle", action="store_true", help="make it the package's default: enter it in the models.json beside it")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
         MissingError, ModelError: something cannot be read.
     """
     difference, half = export_run(args.run, args.out, map_from=args.map, name=args.name, licence=args.licence)
+    if args.bundle:
+        register(args.out, identify(args.out.read_bytes())[0])
     size, kind = args.out.stat().st_size / 1e6, "FP16" if half else "FP32"
     print(f"{args.out}: {size:.1f} MB, weights stored in {kind}, differs from torch by at most {difference} of 255")
     return 0
@@ -82,18 +91,22 @@ def export_run(
     if map_from is None and not run.has_map:
         hint = "Add --map RUN for the map of another run, or --map default for that of the tool's own model."
         raise UsageError(f"{folder} has no map module, and the tool needs to know where the mask is", hint)
+    source = None if map_from is None else open_restorer(map_from)
+    if source is not None and not source.has_map:
+        raise UsageError(f"{map_from} has no map module either", "Name another one with --map.")
+    trained = told(run)
+    if isinstance(source, RunRestorer):
+        trained += f"; map: {told(source.run)}"
+        if run.adopt_map(source.run):
+            source = map_from = None
     spec = ModelSpec(
         name=name or run.name,
         crop_size=run.size,
         template=tuple((float(x), float(y)) for x, y in align.TEMPLATE.round(6)),
         extra_channels=(),
         licence=licence,
-        trained=f"preset {run.preset.name}, stage {run.stage}, {run.meta['step']} steps, "
-        f"{run.meta['seen']} pictures of the whole run",
+        trained=trained,
     )
-    source = None if map_from is None else open_restorer(map_from)
-    if source is not None and not source.has_map:
-        raise UsageError(f"{map_from} has no map module either", "Name another one with --map.")
     reference = RunRestorer(run, torch.device("cpu"), source)
     difference = 0
     for half in (True, False):
@@ -102,6 +115,11 @@ def export_run(
         if difference <= MOST:
             return difference, half
     raise EngineError(f"{out} differs from torch by {difference} levels", "Train on, or report this.")
+
+
+def told(run: LoadedRun) -> str:
+    """How a run was trained, for people."""
+    return f"preset {run.preset.name}, stage {run.stage}, {run.meta['step']} steps, {run.meta['seen']} pictures in all"
 
 
 def differs(reference: Restorer, exported: Restorer) -> int:
@@ -157,7 +175,7 @@ def graph_of(run: LoadedRun, map_from: Path | None, source: Restorer | None) -> 
     """The whole model as one graph, crop -> face and map."""
     shape = run.size, run.size, 3
     if map_from is None or source is None:
-        return to_onnx(run, shape)
+        return to_onnx(deployed(run) or run, shape)
     if isinstance(source, RunRestorer):
         finding = to_onnx(_Finding(source.run), (source.size, source.size, 3), outputs=["map"])
     else:
@@ -167,6 +185,14 @@ def graph_of(run: LoadedRun, map_from: Path | None, source: Restorer | None) -> 
     map_shape = source.size, source.size
     completing = to_onnx(_Completing(run), shape, map_shape, inputs=["crop", "found"])
     return chained(smaller, finding, completing)
+
+
+def deployed(run: LoadedRun) -> Deployed | None:
+    """The default network in the form that engines run fastest; None for any other."""
+    generator, finding = (dict(run.networks.items()).get(name) for name in ("generator", "map"))
+    if run.size != 256 or not isinstance(generator, EditNet) or not isinstance(finding, MapNet):
+        return None
+    return Deployed(Unmask(finding, generator), run.size).eval().requires_grad_(False)
 
 
 def chained(smaller: onnx.ModelProto, finding: onnx.ModelProto, completing: onnx.ModelProto) -> onnx.ModelProto:

@@ -91,6 +91,22 @@ class LoadedRun(nn.Module):
         """Whether the run has a map module of its own."""
         return "map" in self.networks
 
+    def adopt_map(self, other: LoadedRun) -> bool:
+        """Takes the map module of another run in the place of its own, where the same network belongs there.
+
+        Returns:
+            False where it does not fit: another network, or for crops of another side.
+        """
+        own = self.system.build_inherited().get("map")
+        if own is None or "map" not in other.networks or self.size != other.size:
+            return False
+        weights = other.networks["map"].state_dict()
+        if {k: v.shape for k, v in own.state_dict().items()} != {k: v.shape for k, v in weights.items()}:
+            return False
+        own.load_state_dict(weights)
+        self.networks["map"] = own.eval().requires_grad_(False)
+        return True
+
     @property
     def completes(self) -> bool:
         """Whether it draws faces, or only finds masks."""
