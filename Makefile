@@ -40,5 +40,5 @@ $(VENV)/.runtime: $(MANIFEST) | $(BIN)/python
 	touch $@
 
 $(VENV)/.everything: $(MANIFEST) | $(BIN)/python
-	$(PIP) --editable '.[dev,train,preview]'
+	$(PIP) --editable '.[dev,train,preview,openvino]'
 	touch $@ $(VENV)/.runtime
