@@ -18,12 +18,13 @@ from tests.conftest import FaceModels
 from tests.evaluation_media import write_set
 from trainer.evaluation import evaluate, record
 from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
-from trainer.evaluation.photos import count_faces, measure_photos, read_labels, score_at
+from trainer.evaluation.photos import count_faces, is_turned, measure_photos, read_labels, score_at
 from trainer.evaluation.video import flicker, motion, still_masked
 from unmask_rt import sample
 from unmask_rt.errors import ExtraError, UsageError
+from unmask_rt.faces.aligner import Aligner
 from unmask_rt.frames import Packet
-from unmask_rt.models import load_unmask_model
+from unmask_rt.models import load_aligner_model, load_unmask_model
 from unmask_rt.sources.arrays import frame_of
 
 HOLE = np.zeros((64, 64), bool)
@@ -137,8 +138,24 @@ def test_faces_are_counted_by_label_size_and_what_was_found() -> None:
     ]
     scores = [((10.0, 10.0, 90.0, 90.0), 0.9), ((160.0, 160.0, 240.0, 240.0), 0.6), ((0.0, 150.0, 99.0, 249.0), 1.0)]
     counted: dict[str, list[float]] = defaultdict(list)
-    count_faces(counted, faces, moved, scores)
-    assert counted == {"treated_large": [1], "treated_small": [0], "gate_masked": [1], "gate_bare": [0]}
+    count_faces(counted, faces, moved, scores, [True, True, False, False, False])
+    assert counted == {
+        "treated_large": [1],
+        "treated_turned": [1],
+        "treated_small": [0],
+        "gate_masked": [1],
+        "gate_bare": [0],
+    }
+
+
+def test_heads_are_turned_by_what_the_aligner_sees() -> None:
+    mesh, (bare, masked) = sample.astronaut_mesh(), sample.masked_astronaut()
+    box = (*(float(v) for v in mesh.min(0)), *(float(v) for v in mesh.max(0)))
+    aligner = Aligner(load_aligner_model())
+    assert not is_turned(aligner, bare, box) and not is_turned(aligner, masked, box)
+    assert is_turned(aligner, np.full_like(bare, 90), box)
+    squeezed = np.ascontiguousarray(bare[:, ::3])  # eyes come together as those of a head that is turned far away
+    assert is_turned(aligner, squeezed, (box[0] / 3, box[1], box[2] / 3, box[3]))
 
 
 def test_a_found_face_belongs_to_the_box_around_its_middle() -> None:
@@ -174,7 +191,8 @@ def test_the_gate_is_measured_on_photographs(photos: Path, face_models: FaceMode
     found = measure_photos(engine, photos, face_model=None, finder_model=None)
     engine.close()
     assert {k: (e.value, e.count) for k, e in found.items()} == {
-        "treated_large": (1, 1), "unchanged": (1, 1), "gate_masked": (1, 1), "gate_bare": (1, 1), "gate": (1, 2),
+        "treated_large": (1, 1), "treated_frontal": (1, 1), "unchanged": (1, 1),
+        "gate_masked": (1, 1), "gate_bare": (1, 1), "gate": (1, 2),
     }  # fmt: skip
 
 

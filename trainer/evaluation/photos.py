@@ -23,7 +23,9 @@ from engines.base import Engine
 from trainer.evaluation.figures import Estimate, estimate
 from trainer.evaluation.tables import PHOTO_TITLES
 from unmask_rt import models, planes
+from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import UsageError
+from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.find import FindStage
 from unmask_rt.frames import Frame, Packet
 from unmask_rt.gate import ON
@@ -35,6 +37,8 @@ from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
 Box = tuple[float, float, float, float]
 LARGE, SMALL = 60, 30
 """Longer side of a labelled face, pixels: from the first on it counts as large, from the second on as small."""
+TURNED = 25.0
+"""Degrees of yaw from which a head counts as turned, and so does one of which the aligner cannot tell."""
 CHANGED, SHARE = 8, 0.2
 """A face counts as treated if more than this share of its box's lower half changed by more than so many levels."""
 KINDS = ("masked", "unmasked")
@@ -59,6 +63,7 @@ def measure_photos(
     )
     inpaint = InpaintStage(engine)
     blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")
+    aligner = Aligner(models.load_aligner_model())
     counted: dict[str, list[float]] = defaultdict(list)
     console = Console(stderr=True)
     with closing(find), closing(blend):
@@ -68,12 +73,14 @@ def measure_photos(
                 (packet,) = find(Packet(frame))
                 (packet,) = inpaint(packet)
                 (finished,) = blend(packet)
-                moved = np.abs(_upright(frame).astype(np.int16) - _upright(finished.frame)).max(2)
+                before = _upright(frame)
+                moved = np.abs(before.astype(np.int16) - _upright(finished.frame)).max(2)
                 scores = [(patch.face.box, patch.score) for patch in packet.patches]
                 if kind == "unmasked":
                     counted["unchanged"].append(float(not moved.any()))
                 name = str(source.picture(frame.index).relative)
-                count_faces(counted, labelled[kind].get(name, []), moved, scores)
+                faces = labelled[kind].get(name, [])
+                count_faces(counted, faces, moved, scores, [is_turned(aligner, before, f["box"]) for f in faces])
     counted["gate"] = counted["gate_masked"] + counted["gate_bare"]
     found = {key: estimate(counted[key], "share") for key in PHOTO_TITLES}
     return {key: value for key, value in found.items() if value is not None}
@@ -102,6 +109,7 @@ def count_faces(
     faces: list[dict[str, Any]],
     moved: NDArray[np.int16],
     scores: list[tuple[Box, float]],
+    turned: list[bool],
 ) -> None:
     """Counts the labelled faces of one photograph.
 
@@ -110,8 +118,9 @@ def count_faces(
         faces: labels and boxes.
         moved: int16[H, W], largest change of a pixel's channels.
         scores: box and score of each face that was found.
+        turned: of each labelled face, whether the head is turned away.
     """
-    for face in faces:
+    for face, away in zip(faces, turned, strict=True):
         label = face["label"]
         x0, y0, x1, y1 = (round(v) for v in face["box"])
         side = max(x1 - x0, y1 - y0)
@@ -121,10 +130,22 @@ def count_faces(
             lower = moved[max(0, (y0 + y1) // 2) : y1, max(0, x0) : x1] > CHANGED
             treated = float(lower.size > 0 and lower.mean() > SHARE)
             counted["treated_large" if side >= LARGE else "treated_small"].append(treated)
+            if side >= LARGE:
+                counted["treated_turned" if away else "treated_frontal"].append(treated)
         score = score_at((x0, y0, x1, y1), scores)
         if score is not None:
             key = "gate_masked" if label == "with_mask" else "gate_bare"
             counted[key].append(float((score >= ON) == (label == "with_mask")))
+
+
+def is_turned(aligner: Aligner, rgb: NDArray[np.uint8], box: Box) -> bool:
+    """Whether the head in a labelled box is turned by `TURNED` degrees, or so far that the aligner does not see it."""
+    x0, y0, x1, y1 = box
+    pose = np.zeros(16)
+    high = max((x1 - x0) / 0.64, (y1 - y0) / 0.78)  # the box holds this much of the crop's side (`pose.box_of`)
+    pose[:3] = (x0 + x1) / 2, (y0 + y1) / 2 + (float(TEMPLATE[:, 1].mean()) - 0.47) * high, np.log(max(high, 1.0))
+    aligned = aligner(rgb, pose)
+    return aligned is None or aligned.sure < 0.5 or abs(aligned.yaw) >= TURNED
 
 
 def score_at(box: Box, scores: list[tuple[Box, float]]) -> float | None:

@@ -14,6 +14,8 @@ MAP = ("treated", "mask_left", "far_change", "map_iou", "map_precision", "map_re
 GROUPED = ("hole_psnr", "ssim", "sharpness", "hole_feature", "identity", "mask_left", "map_iou", "gate_masked")
 PHOTO_TITLES = {
     "treated_large": "masked faces of 60 px and more: treated",
+    "treated_frontal": "of these, heads turned by less than 25 degrees",
+    "treated_turned": "of these, heads turned further",
     "treated_small": "masked faces of 30 to 60 px: treated",
     "unchanged": "photographs of unmasked people: not changed at all",
     "gate_masked": "masked faces that were found: the gate says mask",
