@@ -105,10 +105,9 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
             if small and inside >= LEAST_IN and outside >= LEAST_OUT:
                 chosen.add(node.name)
                 grown.update(node.output)
-        elif (node.op_type in ("LeakyRelu", "Add") and small and shape[1] >= LEAST_IN) or (
-            node.op_type == "DepthToSpace" and node.input[0] in grown
-        ):
+        elif node.op_type in ("LeakyRelu", "Add", "Resize") and small and all(e in grown for e in node.input if e):
             chosen.add(node.name)
+            grown.update(node.output)
     return chosen
 
 

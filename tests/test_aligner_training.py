@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import FaceModels
 from tests.trainer_media import TinySet
+from trainer import heads
 from trainer.aligner import augment, data, evaluate, export, network, real, samples, train, turn
 from unmask_rt import models, sample
 from unmask_rt.align import MESH_ANCHORS, apply, invert
@@ -53,10 +54,10 @@ def test_yaw_is_positive_to_the_pictures_right_and_mirrors(loose: Path) -> None:
         a = np.radians(degrees)
         x, y, z = shape.T
         seen = 90 * np.stack([np.cos(a) * x - np.sin(a) * z, y], 1).astype(np.float32)
-        assert abs(data.yaw_of(seen, shape) - degrees) < 0.5
+        assert abs(heads.yaw_of(seen, shape) - degrees) < 0.5
     nose, rim = shape[4], shape[[234, 454]].mean(axis=0)
     assert nose[2] < rim[2]  # towards the camera, so that a positive turn moves it right
-    assert abs(data.yaw_of(sample.astronaut_mesh(), shape)) < 8
+    assert abs(heads.yaw_of(sample.astronaut_mesh(), shape)) < 8
 
 
 def test_samples_are_reproducible_and_their_points_lie_on_the_face(tiny_set: TinySet, loose: Path) -> None:
@@ -124,7 +125,7 @@ def test_turned_heads_are_turned_and_their_points_move_along(turned: Path) -> No
 
 
 def test_a_head_turned_by_nothing_stays_as_it_is(tiny_set: TinySet, loose: Path) -> None:
-    head = turn.Head(np.load(loose / "shape.npy"))
+    head = heads.Head(np.load(loose / "shape.npy"), data.SIZE, data.ZOOM)
     to_loose, mesh = np.load(loose / "to_loose.npy")[0], np.load(tiny_set.data / "mesh.npy")[0].astype(np.float32)
     map_x, map_y, points, yaw, moved = head.turned(apply(to_loose, mesh), 0.0, 0.0)
     columns, rows = np.meshgrid(np.arange(data.SIZE), np.arange(data.SIZE))

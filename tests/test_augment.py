@@ -6,7 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.augment import SIZE, dress, loose, shade, stand_off
+from tests.training_media import crop_mesh, head_shape
+from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, turn
+from trainer.heads import Head, yaw_of
+from unmask_rt.align import MESH_ANCHORS, TEMPLATE
 
 SKIN, CLOTH = (200, 150, 120), (90, 160, 210)
 
@@ -84,3 +87,34 @@ def test_loose_crops_move_further(worn: tuple[np.ndarray, np.ndarray]) -> None:
         moved = loose((picture, picture, alpha, valid), np.random.default_rng(seed), SIZE)[2]
         places.append(np.argwhere(moved > 127).mean(0)[0])
     assert np.std(places) > 5.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_turned_head_is_aligned_anew_and_takes_its_mask_along(seed: int) -> None:
+    mesh, head = crop_mesh(), Head(head_shape(), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    eyes = np.zeros((SIZE, SIZE), np.uint8)
+    for x, y in mesh[list(MESH_ANCHORS[:4])]:
+        cv2.circle(eyes, (round(float(x)), round(float(y))), 4, 255, -1)
+    picture = np.repeat(eyes[..., None], 3, 2)
+    everywhere = np.full((SIZE, SIZE), 255, np.uint8)
+    masked, truth, alpha, valid = turn(
+        (picture, picture.copy(), eyes, everywhere), mesh, head, np.random.default_rng(seed)
+    )
+    assert (masked == truth).all() and (masked[..., 0] == alpha).all()
+    count, _, _, middles = cv2.connectedComponentsWithStats((alpha > 127).astype(np.uint8))
+    assert count in (4, 5)  # the corners of one eye may come together
+    expected = ((TEMPLATE[:4] - 0.5) * SIZE + (SIZE - 1) / 2).mean(0)
+    assert np.abs(middles[1:].mean(0) - expected).max() < 16  # the crop has grown, its middle has not moved
+    assert 0.3 < (valid > 0).mean() < 1 and valid[SIZE // 2, SIZE // 2] == 255
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(25.0, 0.0), (-30.0, 10.0)])
+def test_a_head_is_turned_by_what_was_asked_for(yaw: float, pitch: float) -> None:
+    shape = head_shape()
+    head = Head(shape, SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    before = yaw_of(crop_mesh(), shape)
+    map_x, map_y, points, now, _ = head.turned(crop_mesh() + MARGIN, yaw, pitch)
+    assert now - before == pytest.approx(yaw, abs=4)
+    for (x, y), (u, v) in zip(points, (crop_mesh() + MARGIN)[[*MESH_ANCHORS, 4]], strict=True):
+        at = round(float(y)), round(float(x))
+        assert np.hypot(map_x[at] - u, map_y[at] - v) < 3  # each point is drawn from where it was

@@ -163,6 +163,7 @@ def test_inputs_can_be_added_where_the_chunks_were_kept(tmp_path: Path, monkeypa
         return iter(())
 
     monkeypatch.setattr(module, "run_jobs", fake)
+    monkeypatch.setattr(module, "head_shape", lambda crops, turned, model: np.zeros((478, 3)))
     prepare([first], out / "data", b"model", keep_chunks=True)
     (out / "data" / "bank").mkdir()
     assert prepare([first, second], out / "data", b"model", keep_chunks=True)["kept"] == 2

@@ -12,10 +12,24 @@ import numpy as np
 from trainer import preset
 from trainer.bank import NAMES
 from trainer.preset import Preset
+from unmask_rt import align, sample
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
 FAMILY = ("surgical", "cloth")
 """Of the first and the second mask of each face."""
+
+
+def crop_mesh() -> np.ndarray:
+    """The mesh of the sample face in its crop, float32[478, 2]."""
+    mesh = sample.astronaut_mesh()
+    return align.apply(align.crop_transform(mesh[list(align.MESH_ANCHORS)], 256), mesh)
+
+
+def head_shape() -> np.ndarray:
+    """A head for `trainer.heads.Head`, float64[478, 3] in crop sides: the sample's mesh laid on a bowl."""
+    flat = crop_mesh() / 256 - crop_mesh().mean(0) / 256
+    deep = 1.2 * (flat**2).sum(1)
+    return np.column_stack([flat, deep - deep.mean()]).astype(np.float64)
 
 
 def write_set(folder: Path) -> Path:
@@ -37,7 +51,8 @@ def write_set(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bank").mkdir()
     corners = np.tile(np.array([[-0.5, -0.5], [255.5, -0.5], [255.5, 255.5], [-0.5, 255.5]], np.float32), (10, 1, 1))
-    for name, array in (("crops", crops), ("corners", corners)):
+    mesh = np.tile(crop_mesh().astype(np.float16), (len(SPLITS), 1, 1))
+    for name, array in (("crops", crops), ("corners", corners), ("mesh", mesh), ("shape", head_shape())):
         np.save(folder / f"{name}.npy", array)
     families = np.array([[NAMES.index(f)] * len(SPLITS) for f in FAMILY], np.uint8)
     bank = {"masked": masked, "alpha": alpha, "family": families, "done": np.ones((2, len(SPLITS)), np.uint8)}

@@ -12,9 +12,13 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from trainer.heads import Head, yaw_of
 from trainer.masks import any_colour, value_noise
+from unmask_rt.align import Points
 
 SIZE = 256
+MARGIN = 80
+"""Pixels that a crop is widened by on each side before its head is turned: hair and neck move with it."""
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Jitter = Callable[[Planes, np.random.Generator, int], Planes]
 
@@ -104,6 +108,29 @@ def shade(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> n
     depth = rng.uniform(0.2, 0.75) * np.exp(-np.clip(below, 0, None) / rng.uniform(10, 60)) * under
     light = 1 - depth * (1 - alpha / np.float32(255))
     return (picture * light[..., None] + 0.5).astype(np.uint8)
+
+
+def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> Planes:
+    """Turns the head further aside, and down or up, and aligns it anew; what was never photographed is not valid.
+
+    Args:
+        planes: as for the jitters.
+        mesh: float[478, 2], pixels of the crop.
+        head: for crops widened by `MARGIN`.
+        rng: 6 to 34 degrees further the way it looks, 60 at most; down by 8 on average.
+    """
+    yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
+    way = np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0])
+    further = float(np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4)))
+    pitch = float(np.clip(rng.normal(8, 11), -20, 32))
+    map_x, map_y, *_ = head.turned(np.asarray(mesh, np.float32) + MARGIN, float(way) * further, pitch)
+    masked, truth, alpha, valid = planes
+    where = map_x - MARGIN, map_y - MARGIN
+    masked, truth, alpha = (
+        np.asarray(cv2.remap(p, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        for p in (masked, truth, alpha)
+    )
+    return masked, truth, alpha, np.asarray(cv2.remap(valid, *where, cv2.INTER_NEAREST))
 
 
 def camera(planes: Planes, rng: np.random.Generator, side: int, pose: float = 1.0) -> Planes:

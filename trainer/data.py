@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, SIZE, Planes, dress, plain, shade, stand_off
+from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, turn
 from trainer.bank import NAMES, open_bank
+from trainer.heads import Head
 from unmask_rt.errors import MissingError, UsageError
 
 Sample = tuple[np.ndarray, ...]
@@ -87,6 +88,7 @@ class Faces(Dataset[Sample]):
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
         shaded: share of masked samples with a shadow on the neck (`shade`). For the map module only.
         stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
+        turned: share of samples whose head is turned further aside and down (`heads.Head`).
         without: families of masks that never come, held out for measuring.
         real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
         real_share: share of samples that come from there.
@@ -110,6 +112,7 @@ class Faces(Dataset[Sample]):
         dressed: float = 0.0,
         shaded: float = 0.0,
         stood_off: float = 0.0,
+        turned: float = 0.0,
         without: Sequence[str] = (),
         real: Path | None = None,
         real_share: float = 0.0,
@@ -121,7 +124,8 @@ class Faces(Dataset[Sample]):
             raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
         self.data, self.seed, self.size, self.augment = data, seed, size, augment
         self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
-        self.shaded, self.stood_off = shaded, stood_off
+        self.shaded, self.stood_off, self.turned = shaded, stood_off, turned
+        self.head: Head | None = None
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
@@ -133,7 +137,10 @@ class Faces(Dataset[Sample]):
         if self.arrays is None:
             cv2.setNumThreads(1)
             try:
-                plain_arrays = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "corners")}
+                names = ("crops", "corners", *(("mesh",) if self.turned else ()))
+                plain_arrays = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in names}
+                if self.turned:
+                    self.head = Head(np.load(self.data / "shape.npy"), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
                 bank = open_bank(self.data)
             except FileNotFoundError as error:
                 raise MissingError(
@@ -190,14 +197,16 @@ class Faces(Dataset[Sample]):
         bare = rng.random() < self.bare
         masked = truth if bare else np.asarray(arrays["masked"][variant, row])
         alpha = np.zeros((SIZE, SIZE), np.uint8) if bare else np.asarray(arrays["alpha"][variant, row])
+        valid = np.zeros((SIZE, SIZE), np.uint8)
+        cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
+        if self.head is not None and rng.random() < self.turned:
+            masked, truth, alpha, valid = turn((masked, truth, alpha, valid), arrays["mesh"][row], self.head, rng)
         if not bare and rng.random() < self.stood_off:
             masked, alpha = stand_off(masked, alpha, rng)
         if not bare and rng.random() < self.shaded:
             masked = shade(masked, alpha, rng)
         if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
             masked = dress(masked, alpha, rng)
-        valid = np.zeros((SIZE, SIZE), np.uint8)
-        cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
         planes = masked, truth, alpha, valid
         return as_sample((self.jitter if self.augment else plain)(planes, rng, self.size))
 

@@ -8,6 +8,7 @@ reasons counted. What comes out is a folder:
 
     crops.npy      uint8[N, 256, 256, 3]  aligned RGB crops
     mesh.npy       float16[N, 478, 2]     face mesh in crop pixels
+    shape.npy      float64[478, 3]        mean head in crop sides (`heads.head_shape`)
     corners.npy    float32[N, 4, 2]       the picture's corners in crop pixels: outside them a crop repeats the border
     meta.json      a list of N records: name, source, identity, split, yaw, smile, open, sharpness; age, sex, group
     summary.json   what was kept, what was dropped and why
@@ -33,6 +34,7 @@ import numpy as np
 from trainer.bank import add_families, draw_bank
 from trainer.chunks import Chunk, list_chunks, work
 from trainer.datasets import Source, describe, open_sources, read_lists, split_of
+from trainer.heads import head_shape
 from trainer.masks import choose_families
 from trainer.parallel import processors, progress, run_jobs
 from trainer.quality import SIZE, Duplicates
@@ -153,6 +155,7 @@ def prepare(
     if (out / "summary.json").exists():
         there: dict[str, Any] = json.loads((out / "summary.json").read_text("utf-8"))
         if there.get("chunks") == [chunk.out.name for chunk in chunks]:
+            write_shape(out, face_model)
             return there
         if "chunks" not in there or not folder.exists():
             raise UsageError(
@@ -180,9 +183,23 @@ def prepare(
         for _ in results:
             pass
     summary = assemble(sources, chunks, out)
+    write_shape(out, face_model)
     if not keep_chunks:
         shutil.rmtree(folder)
     return summary
+
+
+def write_shape(out: Path, face_model: bytes | None) -> None:
+    """Writes the mean head of a prepared set, unless that is there or there are no faces."""
+    records = json.loads((out / "meta.json").read_text("utf-8"))
+    if (out / "shape.npy").exists() or not records:
+        return
+    if face_model is None:
+        from unmask_rt.models import load_face_model
+
+        face_model = load_face_model()
+    turned = np.array([record["yaw"] for record in records])
+    np.save(out / "shape.npy", head_shape(np.load(out / "crops.npy", mmap_mode="r"), turned, face_model))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

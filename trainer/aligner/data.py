@@ -30,78 +30,19 @@ from numpy.typing import NDArray
 
 from trainer.bank import open_bank
 from trainer.datasets import open_sources, read_members
+from trainer.heads import ANCHORS_NOSE, CROP, grown, head_shape, yaw_of
 from trainer.parallel import run_jobs
 from trainer.quality import decode
-from unmask_rt.align import MESH_ANCHORS, Affine, Points, apply, compose, similarity
+from unmask_rt.align import Affine, apply, compose, similarity
 from unmask_rt.errors import MissingError
-from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.faces.window import cut
 
-CROP = 256
-"""Side of the prepared crops."""
 SIZE = 168
 ZOOM = 1.9
 """Side of a loose crop in canonical sides."""
-NOSE = 4
-"""Nose tip in the mesh."""
-POINTS = (*MESH_ANCHORS, NOSE)
+POINTS = ANCHORS_NOSE
 MIRRORED = (3, 2, 1, 0, 4, 5, 6)
 """Which of `POINTS` each one becomes in a mirrored picture."""
-MAX_GROWN = 1.5
-_SHAPE_FACES = 160
-
-
-def grown(yaw_deg: NDArray[np.float32] | float) -> NDArray[np.float64]:
-    """How much larger than the fit to its eyes a turned head's crop is: 1 up to 27 degrees, at most `MAX_GROWN`.
-
-    The runtime enlarges crops likewise (`unmask_rt.faces.look.TURN_ALLOWED`).
-    """
-    return np.clip(1 / (1.12 * np.cos(np.radians(np.minimum(np.abs(yaw_deg), 80)))), 1.0, MAX_GROWN)
-
-
-def head_shape(crops: NDArray[np.uint8], turn: NDArray[np.float64], face_model: bytes) -> NDArray[np.float64]:
-    """Mean mesh of the faces that look straight ahead, float64[478, 3] in canonical sides, centred.
-
-    Args:
-        crops: uint8[N, 256, 256, 3].
-        turn: `trainer.quality.yaw_of` each.
-        face_model: bytes of the FaceLandmarker, whose depth the shape takes.
-    """
-    shapes = []
-    with FaceMesh(face_model, max_faces=1, video=False) as mesh:
-        for row in np.argsort(np.abs(turn), kind="stable")[:_SHAPE_FACES]:
-            for face in mesh(np.asarray(crops[row])):
-                shapes.append(np.hstack([face.points, face.depth[:, None]]) / CROP)
-    mean = np.mean(shapes, axis=0)
-    mean[:, 2] -= mean[:, 2].mean()
-    mirrored = _straightened(mean)
-    return mirrored - mirrored.mean(axis=0)
-
-
-def _straightened(shape: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turned about the vertical axis until both outer eye corners are equally deep."""
-    across = shape[MESH_ANCHORS[3]] - shape[MESH_ANCHORS[0]]
-    angle = np.arctan2(across[2], across[0])
-    c, s = np.cos(angle), np.sin(angle)
-    return shape @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T
-
-
-def yaw_of(mesh: Points, shape: NDArray[np.float64]) -> float:
-    """Degrees that a head is turned, positive where the nose points to the picture's right.
-
-    The affine camera that takes the mean head to the mesh (least squares over all points) is brought to the nearest
-    scaled rotation: its turn about the vertical axis is the yaw.
-
-    Args:
-        mesh: float[478, 2] pixels.
-        shape: `head_shape`.
-    """
-    camera = np.linalg.lstsq(shape, mesh - mesh.mean(axis=0), rcond=None)[0].T  # (2, 3)
-    u, _, vt = np.linalg.svd(camera, full_matrices=False)
-    across, down = u @ vt  # the picture's axes, seen from the head
-    forward = np.cross(across, down)  # away from the camera
-    # The nose points along -z of the head; its x in the picture over its depth.
-    return float(np.degrees(np.arctan2(-across[2], forward[2])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.aligner.augment import blend, nothing, shoot
-from trainer.aligner.data import SIZE, grown
+from trainer.aligner.data import SIZE, ZOOM
 from trainer.aligner.samples import UNCLEAR, Samples, compose_half
-from trainer.aligner.turn import Head
 from trainer.bank import NAMES
+from trainer.heads import Head, grown
 from unmask_rt import models
 from unmask_rt.align import Image, Points, apply
 from unmask_rt.faces.aligner import Aligner
@@ -67,7 +67,7 @@ def cases(data: Path, loose: Path, count: int, seed: int = 1) -> list[Case]:
     samples = Samples(data, loose, "test", seed)
     arrays = samples.open()
     meshes = np.load(data / "mesh.npy", mmap_mode="r")
-    head = Head(np.load(loose / "shape.npy"))
+    head = Head(np.load(loose / "shape.npy"), SIZE, ZOOM)
     found = []
     for row in rng.permutation(samples.rows)[:count]:
         picture, points, yaw = np.asarray(arrays["loose"][row]), arrays["points"][row], float(samples.yaw[row])

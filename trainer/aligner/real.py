@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.aligner.augment import shoot
-from trainer.aligner.data import MIRRORED, POINTS, SIZE, ZOOM, grown
+from trainer.aligner.data import MIRRORED, POINTS, SIZE, ZOOM
 from trainer.aligner.network import CROP, AlignNet, Exported
 from trainer.aligner.network import ZOOM as INPUT_ZOOM
 from trainer.aligner.train import load_net
 from trainer.datasets import open_sources, read_members
+from trainer.heads import grown
 from trainer.quality import decode
 from unmask_rt.align import Image, Points, apply, invert
 from unmask_rt.faces.aligner import quick_cut

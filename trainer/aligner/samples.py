@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainer.aligner.augment import blend, jitter, nothing, occlude, shoot, surround, view
-from trainer.aligner.data import MIRRORED, SIZE, ZOOM, grown
+from trainer.aligner.data import MIRRORED, SIZE, ZOOM
 from trainer.aligner.network import CROP
 from trainer.bank import NAMES
 from trainer.data import Numbers
+from trainer.heads import grown
 from unmask_rt.align import Affine, Image, apply
 from unmask_rt.errors import MissingError
 

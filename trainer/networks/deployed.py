@@ -44,12 +44,10 @@ class Deployed(nn.Module):
         """Weights in the order and in the units in which they are used here."""
         inner, outer = self.edit_net.inner, self.edit_net.outer
         self.map_stem = nn.Parameter(colour_last(self.map_net.stem.weight, 2, 1))
-        self.inner_stem = nn.Parameter(
-            torch.cat([colour_last(inner.stem.weight[:, :12], 2, 1) / LEVELS, inner.stem.weight[:, 12:]], 1)
-        )
-        self.outer_stem = nn.Parameter(
-            torch.cat([colour_last(outer.stem.weight[:, :48], 4, 1) / LEVELS, outer.stem.weight[:, 48:]], 1)
-        )
+        # The hole is given in levels too: int8 has one scale for all channels of a picture.
+        inside, outside = inner.stem.weight, outer.stem.weight
+        self.inner_stem = nn.Parameter(torch.cat([colour_last(inside[:, :12], 2, 1), inside[:, 12:]], 1) / LEVELS)
+        self.outer_stem = nn.Parameter(torch.cat([colour_last(outside[:, :48], 4, 1), outside[:, 48:]], 1) / LEVELS)
         assert outer.head.bias is not None
         self.head_weight = nn.Parameter(colour_last(outer.head.weight, 4, 0) * LEVELS)
         self.head_bias = nn.Parameter(colour_last(outer.head.bias, 4, 0) * LEVELS + LEVELS)
@@ -90,6 +88,7 @@ class Deployed(nn.Module):
         """The raw filling (B, 48, Q, Q) in levels."""
         inner, outer, q = self.edit_net.inner, self.edit_net.outer, self.side // 4
         cut = merged(apart(kept, q) - (keep * LEVELS).unsqueeze(2), q)  # zero, the middle of the range, in the hole
+        hole = hole * LEVELS
         given = torch.cat([F.conv2d(cut, self.halves), hole], 1)
         coarse, features = inner.phases(F.conv2d(given, self.inner_stem, inner.stem.bias, padding=1))
         y = F.conv2d(torch.cat([cut, hole], 1), self.outer_stem, outer.stem.bias, padding=1) + outer.grow(features)
