@@ -2,9 +2,9 @@
 
 Activations U8 with a zero point, weights S8 per output channel, biases S32, written as QDQ, which ONNX Runtime and
 OpenVINO turn into integer kernels. Not everything becomes int8: what works on grids of more than `MOST_SIDE` pixels or
-on few channels moves memory rather than multiplies, and is as fast or faster in floating point. The map decides what is
-cut out and whether a face is touched at all, so whatever it hangs on keeps its precision. If the whole is still too far
-off, the convolutions that cost most are left out.
+on few channels moves memory rather than multiplies, and is as fast or faster in floating point; fixed averages and what
+puts the picture together again are no sums of learnt weights, and keep the picture's own precision; the map's last
+convolution decides what is cut out. If the whole is still too far off, the convolutions that cost most are left out.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def calibrate(model: onnx.ModelProto, crops: Batch) -> tuple[dict[str, Range], d
 
 
 def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
-    """Names of the nodes that are faster in int8, without those that the map hangs on."""
+    """Names of the nodes that are faster in int8; the map's last convolution is not among them."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     chosen, grown = set(), set()
-    kept = behind(model.graph, "map")
+    needed = behind(model.graph, "map")
+    kept = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name in needed][-1:]
     for node in model.graph.node:
         shape = shapes.get(node.output[0], ())
         if len(shape) != 4 or node.name in kept:
@@ -105,7 +106,7 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
             if small and inside >= LEAST_IN and outside >= LEAST_OUT:
                 chosen.add(node.name)
                 grown.update(node.output)
-        elif node.op_type in ("LeakyRelu", "Add", "Resize") and small and all(e in grown for e in node.input if e):
+        elif node.op_type in ("LeakyRelu", "Add") and small and all(edge in grown for edge in node.input):
             chosen.add(node.name)
             grown.update(node.output)
     return chosen
