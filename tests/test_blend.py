@@ -105,6 +105,16 @@ def test_the_score_is_the_share_of_mouth_and_chin() -> None:
     assert blend.mask_score(np.full((S, S), 127, np.uint8)) == 0
 
 
+def test_the_mask_of_a_turned_head_is_looked_for_nearer_to_the_eyes() -> None:
+    mask_map = np.zeros((S, S), np.uint8)
+    mask_map[blend.lower_face(S, blend.TURNED)] = 255
+    rows, columns = blend.lower_face(S)
+    mask_map[rows.stop + 8 : rows.stop + 20, columns] = 255  # clothes of its colour
+    assert blend.mask_score(mask_map) < 0.4 and blend.mask_score(mask_map, turned=True) == 1
+    region = blend.region_of(mask_map, 0.01)
+    assert region.weight[blend.lower_face(S, blend.TURNED)].min() > 0.99 and region.weight[rows.stop + 14].max() == 0
+
+
 @pytest.mark.parametrize("times", [0.4, 1.0, 2.6])
 def test_the_bounds_in_the_picture_hold_the_whole_region(times: float) -> None:
     cos, sin = np.cos(0.6) / times, np.sin(0.6) / times

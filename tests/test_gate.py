@@ -12,7 +12,7 @@ import pytest
 
 from unmask_rt.align import TEMPLATE
 from unmask_rt.frames import Face, Frame, Mode, Packet, Patch
-from unmask_rt.gate import BARE, LOOK_AHEAD_FRAMES, LOOK_AHEAD_S, MAPPED, MISSED_S, WORN, Gate
+from unmask_rt.gate import BARE, DOUBTED, LOOK_AHEAD_FRAMES, LOOK_AHEAD_S, MAPPED, MISSED_S, SURE, WORN, Gate
 
 STRAIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 VIDEO = av.VideoFrame(16, 16, "yuv420p")
@@ -125,13 +125,26 @@ def test_half_a_map_is_enough_where_the_aligner_sees_a_mask(
     assert {p.patches[0].strength for p in run(mode, packets)[2:]} == {wanted}
 
 
-@pytest.mark.parametrize(("masked", "wanted"), [(None, 1.0), (0.9, 1.0), (BARE * 2, 1.0), (BARE / 2, 0.0)])
+@pytest.mark.parametrize(("masked", "wanted"), [(None, 1.0), (0.9, 1.0), (DOUBTED, 1.0), (BARE / 2, 0.0)])
 def test_a_picture_in_which_the_aligner_is_sure_of_a_bare_face_stays(masked: float | None, wanted: float) -> None:
     seen = packet(0, {1: 0.9})
     patch = replace(seen.patches[0], face=replace(seen.patches[0].face, masked=masked))
     for mode in ("still", "file"):
         (out,) = run(mode, [replace(seen, patches=(patch,))])  # type: ignore[arg-type]
         assert out.patches[0].strength == (wanted if mode == "still" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "masked", "wanted"),
+    [(SURE - 0.05, DOUBTED - 0.1, 0.0), (SURE, DOUBTED - 0.1, 1.0), (SURE - 0.05, DOUBTED, 1.0), (SURE, BARE / 2, 0.0)],
+)
+def test_a_picture_in_which_the_aligner_tends_to_a_bare_face_needs_a_higher_score(
+    score: float, masked: float, wanted: float
+) -> None:
+    seen = packet(0, {1: score})
+    patch = replace(seen.patches[0], face=replace(seen.patches[0].face, masked=masked))
+    (out,) = run("still", [replace(seen, patches=(patch,))])
+    assert out.patches[0].strength == wanted
 
 
 @pytest.mark.parametrize("mode", ["file", "live"])

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.fakes import ANCHORS, FakeEngine, face_at, turned, worn_map
-from unmask_rt import align, orient
+from unmask_rt import align, blend, orient
 from unmask_rt.frames import Packet
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.sources.arrays import frame_of
@@ -60,6 +60,19 @@ def test_size_and_template_are_the_models_own(astronaut: NDArray[np.uint8]) -> N
     (patch,) = InpaintStage(engine)(Packet(frame_of(astronaut), faces=(face_at(ANCHORS),)))[0].patches
     assert patch.crop.shape == (96, 96, 3)
     assert np.abs(align.apply(patch.transform, ANCHORS) - (template * 96 - 0.5)).max() < 6
+
+
+@pytest.mark.parametrize(("masked", "wanted"), [(None, 0.0), (0.2, 0.0), (0.9, 1.0)])
+def test_a_turned_heads_mask_counts_where_the_aligner_sees_one(
+    astronaut: NDArray[np.uint8], masked: float | None, wanted: float
+) -> None:
+    mask_map = np.zeros((128, 128), np.uint8)
+    mask_map[blend.lower_face(128, blend.TURNED)] = 255
+    mask_map[blend.lower_face(128)] = 0
+    mask_map[: blend.lower_face(128)[0].start] = 255
+    face = replace(face_at(ANCHORS), masked=masked)
+    (patch,) = InpaintStage(FakeEngine(mask_map))(Packet(frame_of(astronaut), faces=(face,)))[0].patches
+    assert (patch.score > 0.3) == bool(wanted)
 
 
 def test_one_call_a_face_in_order(astronaut: NDArray[np.uint8]) -> None:

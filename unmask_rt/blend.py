@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_rt.align import Affine, Image, compose, invert, scale_of
+from unmask_rt.align import TEMPLATE, Affine, Image, compose, invert, scale_of
 
 Weight = NDArray[np.float32]
 Levels = NDArray[np.float64]
+Window = tuple[slice, slice]
 
 MAP_THRESHOLD = 64
 """Map value 0..255 from which a pixel counts as mask: low, since a mask pixel that stays is seen at once."""
@@ -33,6 +34,8 @@ MINIMUM_LEVEL = 0.25
 """Deviation (of 255) below which nobody sees that detail is missing."""
 STEEPEST = 1.5
 """How much stronger than the next finer one a band of added detail may be."""
+TURNED = 1.4
+"""By how much crops of turned heads are larger (`faces.look.MOST_TURNED` at most); bowed heads are shorter as well."""
 _TILE = 512
 
 
@@ -63,7 +66,7 @@ def region_of(mask_map: Image, feather: float) -> Region:
     hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
     count, labels = cv2.connectedComponents(hard, connectivity=8, ltype=cv2.CV_16U)
     if count > 1:
-        core = np.bincount(labels[lower_face(size)].ravel(), minlength=count)
+        core = np.bincount(labels[best_window(mask_map)].ravel(), minlength=count)
         core[0] = 0
         hard = (labels == int(core.argmax())).astype(np.uint8) if core.any() else np.zeros_like(hard)
     width = max(1.0, feather * size)
@@ -76,14 +79,29 @@ def region_of(mask_map: Image, feather: float) -> Region:
     return Region(weight, (x, y, x + wide, y + high) if wide else None)
 
 
-def lower_face(size: int) -> tuple[slice, slice]:
-    """Mouth and chin in an aligned crop, as an index: where a worn mask is sure to be."""
-    return slice(round(0.58 * size), round(0.80 * size)), slice(round(0.34 * size), round(0.66 * size))
+def lower_face(size: int, grown: float = 1.0) -> Window:
+    """Mouth and chin in an aligned crop, as an index: where a worn mask is sure to be.
+
+    Args:
+        size: side of the crop.
+        grown: how much larger than the fit to its eyes the crop is, as it is for heads that are turned.
+    """
+    eyes = float(TEMPLATE[:4, 1].mean())
+    top, bottom = (eyes + (y - eyes) / grown for y in (0.58, 0.80))
+    half = 0.16 / grown
+    return slice(round(top * size), round(bottom * size)), slice(round((0.5 - half) * size), round((0.5 + half) * size))
 
 
-def mask_score(mask_map: Image) -> float:
-    """Share 0..1 of mouth and chin that the map calls mask."""
-    return float((mask_map[lower_face(mask_map.shape[0])] > 127).mean())
+def best_window(mask_map: Image) -> Window:
+    """`lower_face` of a frontal or of a turned and bowed head, whichever the map covers more of."""
+    windows = [lower_face(mask_map.shape[0], grown) for grown in (1.0, TURNED)]
+    return max(windows, key=lambda window: float((mask_map[window] > 127).mean()))
+
+
+def mask_score(mask_map: Image, *, turned: bool = False) -> float:
+    """Share 0..1 of mouth and chin that the map calls mask; ``turned`` looks where those of a turned head are, too."""
+    window = best_window(mask_map) if turned else lower_face(mask_map.shape[0])
+    return float((mask_map[window] > 127).mean())
 
 
 @functools.lru_cache(maxsize=4)

@@ -15,8 +15,9 @@ ON, OFF = 0.6, 0.25
 in between it stays what it was."""
 CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
-BARE = 0.03
-"""Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count."""
+BARE, DOUBTED, SURE = 0.03, 0.5, 0.85
+"""Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count, and
+where it tends to none, the score has to be higher."""
 WORN, MAPPED = 0.9, 0.3
 """Where the aligner is so sure of a mask, a map that covers this share of the lower face is enough."""
 SPAN_FRAMES = 3
@@ -102,8 +103,8 @@ class Gate:
                 case "live":
                     _react(state, _evidence(patch))
                 case "still":
-                    bare = patch.face.masked is not None and patch.face.masked < BARE
-                    state.on = _evidence(patch) >= ON and not bare
+                    masked = 1.0 if patch.face.masked is None else patch.face.masked
+                    state.on = masked >= BARE and _evidence(patch) >= (ON if masked >= DOUBTED else SURE)
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -38,6 +39,8 @@ TILED_SIDE = 1440
 """Longest side of the picture that is cut into tiles: the finder needs no more than 16 pixels of a face."""
 CERTAIN, SURE = 0.9, 0.7
 """How sure the aligner has to be of what the finder saw: to be believed at once, and where the mesh sees nothing."""
+TELLING = 0.5
+"""How sure of a face the aligner has to be for its word on masks to count."""
 ALONE_SIDE = 48.0
 """Pixels of the crop's side below which the finder alone is not believed."""
 PROFILE, BOX_HIGH = 0.12, 0.80
@@ -82,14 +85,21 @@ class StillLooker:
             find = self._refined(rgb, coarse)
             if find is not None and not any(distance(find.pose, f.pose) < SAME for f in finds):
                 finds.append(find)
-        large = [f for f in finds if side_of(f.pose) >= min_side]
-        return sorted(large, key=lambda f: -side_of(f.pose))[: self._max_faces]
+        large = sorted((f for f in finds if side_of(f.pose) >= min_side), key=lambda f: -side_of(f.pose))
+        return [self._told(rgb, find) for find in large[: self._max_faces]]
 
     def close(self) -> None:
         """Frees the native graphs; calling it twice is harmless."""
         self._mesh.close()
         self._close_up.close()
         self._aligner.close()
+
+    def _told(self, rgb: Image, find: Find) -> Find:
+        """A find with the aligner's word on whether a mask is worn, where it sees the face well enough to tell."""
+        if find.masked is not None:
+            return find
+        aligned = self._aligner(rgb, find.pose)
+        return find if aligned is None or aligned.sure < TELLING else replace(find, masked=aligned.masked)
 
     def _refined(self, rgb: Image, coarse: Find) -> Find | None:
         """A face of the finder, placed by whoever sees it best; None where nobody else does and it is in doubt."""
