@@ -32,6 +32,8 @@ BORDER_SHARE = 0.06
 MINIMUM_WEIGHT = 1 / 128
 MINIMUM_LEVEL = 0.25
 """Deviation (of 255) below which nobody sees that detail is missing."""
+MOST_GRAIN = 5.0
+"""Most that a band of noise may be: what deviates more beside a small face is hair, glasses or cloth."""
 STEEPEST = 1.5
 """How much stronger than the next finer one a band of added detail may be."""
 TURNED = 1.4
@@ -209,7 +211,7 @@ def missing_levels(picture: Image, completed: Image, region: Region, transform: 
     levels: list[float] = []
     for around, inside in zip(_bands(luma, scale), _bands(filled, scale), strict=True):
         wanted, present = _level(around, ring), _level(inside, solid)
-        lacking = min(12.0, math.sqrt(max(0.0, wanted**2 - present**2)))
+        lacking = min(MOST_GRAIN, math.sqrt(max(0.0, wanted**2 - present**2)))
         # Grain does not grow from octave to octave as the edges of a small face do.
         levels.append(min(lacking, levels[-1] * STEEPEST) if levels else lacking)
     return np.array(levels)
