@@ -7,6 +7,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from tests.conftest import FaceModels
 from tests.evaluation_media import write_set
 from trainer.evaluation import evaluate, record
 from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
-from trainer.evaluation.photos import count_faces, is_turned, measure_photos, read_labels, score_at
+from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
 from trainer.evaluation.video import flicker, motion, still_masked
 from unmask_rt import sample
+from unmask_rt.align import MESH_ANCHORS
 from unmask_rt.errors import ExtraError, UsageError
 from unmask_rt.faces.aligner import Aligner
+from unmask_rt.faces.pose import pose_of
 from unmask_rt.frames import Packet
 from unmask_rt.models import load_aligner_model, load_unmask_model
 from unmask_rt.sources.arrays import frame_of
@@ -154,8 +157,11 @@ def test_heads_are_turned_by_what_the_aligner_sees() -> None:
     aligner = Aligner(load_aligner_model())
     assert not is_turned(aligner, bare, box) and not is_turned(aligner, masked, box)
     assert is_turned(aligner, np.full_like(bare, 90), box)
-    squeezed = np.ascontiguousarray(bare[:, ::3])  # eyes come together as those of a head that is turned far away
-    assert is_turned(aligner, squeezed, (box[0] / 3, box[1], box[2] / 3, box[3]))
+    aligned = aligner(bare, pose_of(mesh[list(MESH_ANCHORS)]))
+    assert aligned is not None and abs(aligned.yaw) < TURNED
+    for yaw, sure, wanted in ((TURNED - 1, 0.9, False), (-TURNED, 0.9, True), (0.0, 0.4, True)):
+        seen = replace(aligned, yaw=yaw, sure=sure)
+        assert is_turned(lambda rgb, pose, seen=seen: seen, bare, box) == wanted  # type: ignore[arg-type]
 
 
 def test_a_found_face_belongs_to_the_box_around_its_middle() -> None:

@@ -15,9 +15,11 @@ ON, OFF = 0.6, 0.25
 in between it stays what it was."""
 CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
-BARE, DOUBTED, SURE = 0.03, 0.5, 0.85
+BARE, SURE = 0.03, 0.85
 """Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count, and
-where it tends to none, the score has to be higher."""
+where it does not see one for certain (`WORN`), the score has to be higher."""
+LIKELY = 0.5
+"""How sure of a mask the aligner has to be for the mouth to be looked for where that of a turned head is."""
 WORN, MAPPED = 0.9, 0.3
 """Where the aligner is so sure of a mask, a map that covers this share of the lower face is enough."""
 SPAN_FRAMES = 3
@@ -103,8 +105,8 @@ class Gate:
                 case "live":
                     _react(state, _evidence(patch))
                 case "still":
-                    masked = 1.0 if patch.face.masked is None else patch.face.masked
-                    state.on = masked >= BARE and _evidence(patch) >= (ON if masked >= DOUBTED else SURE)
+                    masked = BARE if patch.face.masked is None else patch.face.masked
+                    state.on = masked >= BARE and _evidence(patch) >= (ON if masked >= WORN else SURE)
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}

@@ -12,7 +12,7 @@ from unmask_rt import align, planes
 from unmask_rt.align import Affine, Image
 from unmask_rt.blend import mask_score
 from unmask_rt.frames import Face, Frame, Packet, Patch
-from unmask_rt.gate import DOUBTED
+from unmask_rt.gate import LIKELY
 
 
 class InpaintStage:
@@ -34,7 +34,7 @@ class InpaintStage:
                 continue
             crop, transform = cutting
             completed, mask_map = self._engine(crop[None])
-            worn = face.masked is not None and face.masked >= DOUBTED  # else a blur beside a bare mouth would count
+            worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
             score = mask_score(mask_map[0], turned=worn)
             patches.append(Patch(face, transform, crop, completed[0], mask_map[0], score))
         return [replace(packet, patches=tuple(patches))]

@@ -75,7 +75,7 @@ class BlendStage:
 class Grain:
     """The fine detail that one track's patches lack: measured now and then, and smoothed so that it does not pop."""
 
-    EVERY = 8
+    EVERY = 15
     """Frames from one measurement to the next: it costs as much as the rest of blending."""
 
     def __init__(self) -> None:

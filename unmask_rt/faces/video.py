@@ -27,7 +27,7 @@ from unmask_rt.faces.tracker import CONVINCING, MATCH, MEMORY_S, SEEN_BY, Tracke
 
 SEARCH_FRAMES, WATCH_FRAMES, AGAIN_FRAMES = 5, 15, 3
 """Frames between looks of the finder: while a face is missing, while all are well, and at the least."""
-MESH_FRAMES = 12
+MESH_FRAMES = 24
 """Frames between looks of the mesh, at one face after the other."""
 TAKE, KEEP, DOUBT = 0.75, 0.7, 0.85
 """How sure the aligner has to be to take up a face, and to go on following it; below the last the mesh is asked too."""
