@@ -40,5 +40,5 @@ $(VENV)/.runtime: $(MANIFEST) | $(BIN)/python
 	touch $@
 
 $(VENV)/.everything: $(MANIFEST) | $(BIN)/python
-	$(PIP) --editable '.[dev,train,preview,openvino]'
+	$(PIP) --editable '.[dev,train,preview]'
 	touch $@ $(VENV)/.runtime

@@ -1,4 +1,4 @@
-"""Long runs: memory is held. Slow: `pytest -m slow` runs it, in about a quarter of an hour."""
+"""Long runs: memory is held. `pytest -m soak` runs it, in about a quarter of an hour."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def memory_mb(process: int) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), None)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
 def test_20000_frames_do_not_grow_the_memory(tmp_path: Path) -> None:
     clip, long = tmp_path / "clip.mp4", tmp_path / "long.mp4"
