@@ -73,7 +73,7 @@ def test_it_says_what_it_is_and_what_was_built(built: bytes) -> None:
     told = BACKEND.load(MODEL, built, Settings(batch=2)).describe()
     assert told["provider"] == "CPU" and told["precision"] == "fp32" and told["version"] == torch.__version__
     facts = BACKEND.inspect(built)
-    assert facts["batch"] == 2 and facts["layers"] > 20 and facts["version"] == torch.__version__
+    assert facts["batch"] == 2 and facts["layers"] > 20 and facts["version"] == engine_torch.version()
 
 
 def test_convolutions_are_kept_in_channels_last_order(built: bytes) -> None:
@@ -106,7 +106,7 @@ def test_a_program_of_another_model_or_version_is_refused(built: bytes, monkeypa
 
 
 def test_bytes_that_are_no_program_are_refused() -> None:
-    facts = {"backend": "torch", "precision": "fp32", "batch": 1, "version": torch.__version__,
+    facts = {"backend": "torch", "precision": "fp32", "batch": 1, "version": engine_torch.version(),
              "source": open_engine("onnxruntime", MODEL).sha256}  # fmt: skip
     with pytest.raises(EngineError, match="cannot read"):
         BACKEND.load(MODEL, envelope.pack(facts, b"PK nothing"), Settings())
