@@ -63,11 +63,6 @@ def store_half(model: onnx.ModelProto, minimum: int = 256) -> None:
         model.graph.node.insert(0, node)
 
 
-def export(model: torch.nn.Module, out: Path, spec: ModelSpec) -> None:
-    """Traces and writes a model of a crop, its weights in FP16."""
-    write(to_onnx(model, (spec.crop_size, spec.crop_size, 3)), out, spec)
-
-
 def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = True) -> None:
     """Writes a model with its metadata; ``half`` stores the weights in FP16."""
     if half:

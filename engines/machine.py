@@ -6,6 +6,7 @@ Loads no library but the driver's own, and that only when asked.
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import platform
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,14 @@ CPU_FEATURES = (
 )
 """What the engines' kernels make use of, as /proc/cpuinfo names it."""
 _FAST_INT8 = ("avx512_vnni", "avx_vnni", "asimddp")
+
+
+def package_version(package: str) -> str:
+    """Full build version of an installed distribution, "" where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,11 +185,8 @@ COREML = OnnxRuntimeBackend("onnxruntime-coreml", Provider("CoreMLExecutionProvi
 def version() -> str:
     """Of whichever distribution brings ONNX Runtime, with its name; "" where there is none."""
     for package in PACKAGES:
-        try:
-            number = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return number if package == "onnxruntime" else f"{number} ({package})"
+        if number := machine.package_version(package):
+            return number if package == "onnxruntime" else f"{number} ({package})"
     return ""
 
 

@@ -6,7 +6,6 @@ converter, so it is kept from being imported; the library itself uses no network
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import sys
 import threading
@@ -166,10 +165,7 @@ BACKEND = OpenVinoBackend()
 
 def version() -> str:
     """Full build version of the installed package, "" where there is none."""
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return machine.package_version("openvino")
 
 
 def has_bf16() -> bool:

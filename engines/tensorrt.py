@@ -7,7 +7,6 @@ it for that; TensorRT-RTX builds for any of its targets on a machine without one
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -39,7 +38,7 @@ class TensorRtBackend:
         self._module, self._package = module, package
 
     def usable(self) -> Usable:
-        found = _version(self._package)
+        found = machine.package_version(self._package)
         if not found:
             return Usable(False, f"not installed. {self._install()}")
         gpus, reason = machine.nvidia_gpus()
@@ -57,7 +56,7 @@ class TensorRtBackend:
 
     def key(self, settings: Settings) -> Mapping[str, str]:
         gpus, _ = machine.nvidia_gpus()
-        told = {"version": _version(self._package), "targets": " ".join(settings.target_gpu)}
+        told = {"version": machine.package_version(self._package), "targets": " ".join(settings.target_gpu)}
         if gpus and not settings.target_gpu:
             told |= {"gpu": gpus[0].name, "targets": target_of(gpus[0]), "driver": gpus[0].driver}
         return told
@@ -65,7 +64,7 @@ class TensorRtBackend:
     def build(self, model: bytes, settings: Settings, progress: Progress) -> bytes:
         targets = self._targets(settings)
         identify(model)
-        if not _version(self._package):
+        if not machine.package_version(self._package):
             raise ExtraError(f"the engine {self.name!r} is not installed", self._install())
         progress(f"building for {', '.join(targets)} ({settings.precision}, batch {settings.batch})")
         # What RTX builds is not timed on a device, so there is nothing to remember.
@@ -119,7 +118,7 @@ class TensorRtBackend:
         raise ExtraError(f"there is no NVIDIA GPU here to build for ({reason})", hint)
 
     def _stamp(self, targets: Sequence[str]) -> str:
-        return "-".join((self.name, _version(self._package), *targets))
+        return "-".join((self.name, machine.package_version(self._package), *targets))
 
     def _install(self) -> str:
         return f"Install it with: pip install 'unmask-rt[{self.name}]', or choose another --engine."
@@ -137,13 +136,6 @@ class TensorRtBackend:
 def target_of(gpu: machine.Gpu) -> str:
     """A GPU's compute capability as TensorRT writes it: "SM86"."""
     return f"SM{gpu.capability[0]}{gpu.capability[1]}"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 RTX_TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")

@@ -6,7 +6,6 @@ one model, one hash, and neither the trainer nor the package onnx is needed to l
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -214,10 +213,7 @@ BACKEND = TorchBackend()
 
 def version() -> str:
     """Full build version of the installed package, "" where there is none."""
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return machine.package_version("torch")
 
 
 def device() -> str:

@@ -6,7 +6,6 @@ Where an operator is left over it becomes a compiled module: TensorRT's parts an
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -32,18 +31,18 @@ class TorchTensorRtBackend:
     builds = True
 
     def usable(self) -> Usable:
-        if missing := [package for package in _PACKAGES if not _version(package)]:
+        if missing := [package for package in _PACKAGES if not machine.package_version(package)]:
             return Usable(False, f"not installed: {', '.join(missing)}. {_INSTALL}")
         gpus, reason = machine.nvidia_gpus()
         if not gpus:
-            return Usable(False, f"no NVIDIA GPU ({reason})", _version("torch_tensorrt"))
-        return Usable(True, version=_version("torch_tensorrt"), device=gpus[0].name)
+            return Usable(False, f"no NVIDIA GPU ({reason})", machine.package_version("torch_tensorrt"))
+        return Usable(True, version=machine.package_version("torch_tensorrt"), device=gpus[0].name)
 
     def variant(self, precision: str) -> str:
         return precision
 
     def key(self, settings: Settings) -> Mapping[str, str]:
-        versions = ", ".join(f"{package} {_version(package)}" for package in _PACKAGES)
+        versions = ", ".join(f"{package} {machine.package_version(package)}" for package in _PACKAGES)
         gpus, _ = machine.nvidia_gpus()
         told = {"gpu": gpus[0].name, "targets": target_of(gpus[0]), "driver": gpus[0].driver} if gpus else {}
         return {"version": versions, **told}
@@ -128,10 +127,3 @@ def _library(name: str) -> Any:
         raise ExtraError(
             f"the engine 'torch-tensorrt' cannot be used here: {plan_build.line(str(error))}", _INSTALL
         ) from error
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

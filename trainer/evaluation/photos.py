@@ -23,10 +23,10 @@ from engines.base import Engine
 from trainer.evaluation.figures import Estimate, estimate
 from trainer.evaluation.tables import PHOTO_TITLES
 from unmask_rt import models, planes
-from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import UsageError
 from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.find import FindStage
+from unmask_rt.faces.pose import box_of
 from unmask_rt.frames import Frame, Packet
 from unmask_rt.gate import ON
 from unmask_rt.inpaint import InpaintStage
@@ -142,8 +142,10 @@ def is_turned(aligner: Aligner, rgb: NDArray[np.uint8], box: Box) -> bool:
     """Whether the head in a labelled box is turned by `TURNED` degrees, or so far that the aligner does not see it."""
     x0, y0, x1, y1 = box
     pose = np.zeros(16)
-    high = max((x1 - x0) / 0.64, (y1 - y0) / 0.78)  # the box holds this much of the crop's side (`pose.box_of`)
-    pose[:3] = (x0 + x1) / 2, (y0 + y1) / 2 + (float(TEMPLATE[:, 1].mean()) - 0.47) * high, np.log(max(high, 1.0))
+    left, top, right, bottom = box_of(pose)  # of an upright face whose crop has the side 1
+    side = max((x1 - x0) / (right - left), (y1 - y0) / (bottom - top))
+    pose[:2] = (x0 + x1 - side * (left + right)) / 2, (y0 + y1 - side * (top + bottom)) / 2
+    pose[2] = np.log(max(side, 1.0))
     aligned = aligner(rgb, pose)
     return aligned is None or aligned.sure < 0.5 or abs(aligned.yaw) >= TURNED
 
