@@ -1,8 +1,8 @@
 """The FP16 form of a model: the same graph with every floating-point number in half precision. Needs the package onnx.
 
 TensorRT 11 takes types as the graph has them (strongly typed), so half precision is a matter of the graph. Values stay
-small enough for it: pictures lie in -1..1, and 8 bits of them fit into the 11 that FP16 keeps. What sums over many
-numbers (LayerNormalization) goes on doing so in FP32, as its operator says.
+small enough for it: pictures lie in -1..1 or in levels up to 255, and 8 bits of them fit into the 11 that FP16 keeps.
+What sums over many numbers (LayerNormalization) goes on doing so in FP32, as its operator says.
 """
 
 from __future__ import annotations

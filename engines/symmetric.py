@@ -6,6 +6,10 @@ zero point 0), biases are no longer quantised, and what is not int8 is FP16.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -47,6 +51,7 @@ def to_symmetric(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    factors = _balance(graph, constants)
     made: dict[str, NDArray[np.generic]] = {}
     left = []
     for node in graph.node:
@@ -64,13 +69,14 @@ def to_symmetric(model: onnx.ModelProto) -> None:
             if zero.any():
                 raise ModelError(f"the weight {node.input[0]} is not quantised around zero", _HINT)
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            stored, scale = _weights(stored, scale, axis)
+            stored, scale = _weights(stored, scale * np.float32(factors.get(node.output[0], 1)), axis)
             names = _named(node, "weight")
             made[names[0]] = stored
             node.input[0] = names[0]
         else:
-            scale = _scale(_reach(scale, zero))
-            names = _named(node, "activation")
+            factor = factors.get(node.output[0], 1)
+            scale = _scale(_reach(scale, zero)) * np.float32(factor)
+            names = _named(node, "activation" if factor == 1 else "balanced")
         made[names[1]], made[names[2]] = scale, np.zeros_like(scale, np.int8)
         del node.input[1:]
         node.input.extend(names[1:])
@@ -85,9 +91,34 @@ def to_symmetric(model: onnx.ModelProto) -> None:
     graph.initializer.extend(numpy_helper.from_array(np.asarray(made[name]), name) for name in sorted(made))
 
 
+def _balance(graph: onnx.GraphProto, constants: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
+    """Powers of two by which scales are multiplied so that FP16 can hold them.
+
+    A convolution that reads levels of 255 has weights so small that FP16 loses their scales. What it reads is taken
+    down by as much as its weights are taken up: the product is the same.
+
+    Returns:
+        Output edge of a DequantizeLinear -> factor on its scale; edges that are not there keep theirs.
+    """
+    made_by = {edge: node for node in graph.node for edge in node.output}
+    read = Counter(edge for node in graph.node for edge in node.input)
+    factors: dict[str, float] = {}
+    for node in graph.node:
+        given, weight = (made_by.get(edge) for edge in node.input[:2]) if node.op_type == "Conv" else (None, None)
+        if given is None or weight is None or {given.op_type, weight.op_type} != {"DequantizeLinear"}:
+            continue
+        lacking = _LEAST_SCALE / float(constants[weight.input[1]].min())
+        spare = float(constants[given.input[1]].min()) / _LEAST_SCALE
+        factor = 2.0 ** min(math.ceil(math.log2(lacking)), math.floor(math.log2(spare)))
+        if factor > 1 and read[given.output[0]] == read[weight.output[0]] == 1:
+            factors[given.output[0]], factors[weight.output[0]] = 1 / factor, factor
+    return factors
+
+
 def _named(node: onnx.NodeProto, kind: str) -> tuple[str, str, str]:
     """Names of a node's new numbers, scale and zero point; both ends of one quantisation share the old scale's name."""
     base = node.input[0] if kind == "weight" else f"{node.input[1]}/{node.input[2] if len(node.input) > 2 else ''}"
+    base += "/balanced" if kind == "balanced" else ""
     return f"{base}/s8", f"{base}/s8_scale", f"{base}/s8_zero"
 
 

@@ -150,6 +150,44 @@ def test_the_symmetric_form_is_close_to_the_one_it_was_made_from(quantised: byte
     assert metadata.identify(made) == metadata.identify(MODEL) and symmetric.make(quantised) == made
 
 
+def test_weights_for_levels_of_255_survive_in_fp16() -> None:
+    rng = np.random.default_rng(0)
+    stored = {
+        "weight": rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8),
+        "small": np.full(4, 2e-6, np.float32),
+        "zeros": np.zeros(4, np.int8),
+        "two": np.float32(2),
+        "middle": np.uint8(128),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "two", "middle"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "two", "middle"], ["levels"]),
+        helper.make_node("DequantizeLinear", ["weight", "small", "zeros"], ["w"], axis=0),
+        helper.make_node("Conv", ["levels", "w"], ["y"], name="conv"),
+    ]
+    doors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", doors[:1], doors[1:], constants),
+        opset_imports=[helper.make_opsetid("", 18)], ir_version=10,
+    )  # fmt: skip
+    x = rng.uniform(-255, 255, (1, 3, 8, 8)).astype(np.float32)
+
+    def result() -> np.ndarray:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {"x": x})[0])
+
+    wanted = result()
+    symmetric.to_symmetric(model)
+    assert all(
+        scale >= 2**-14
+        for t in model.graph.initializer
+        for scale in numpy_helper.to_array(t).ravel()
+        if t.data_type == TensorProto.FLOAT
+    )
+    assert np.abs(result() - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
 def test_a_range_is_never_narrowed_by_rounding_its_scale() -> None:
     wanted = np.array([0.1, 1e-9, 0.3333, 5.0], np.float32)
     found = symmetric._scale(wanted)
