@@ -21,7 +21,7 @@ def weighted_l1(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """1 - SSIM of luma over 8x8 windows every 4 pixels (Z. Wang et al., 2004), windows counted by ``weight``.
 
-    Windows at a stride instead of at every pixel: a tenth of the time, the same gradient in the mean.
+    Windows at a stride instead of at every pixel: a fraction of the time, the same gradient in the mean.
     """
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
     x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
@@ -34,14 +34,21 @@ def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 
 def gaussian_ssim(output: Tensor, truth: Tensor) -> Tensor:
-    """1 - SSIM of luma with 11x11 Gaussian windows of deviation 1.5 at every pixel (Z. Wang et al., 2004)."""
+    """1 - SSIM of luma with 11x11 Gaussian windows of deviation 1.5 at every pixel (Z. Wang et al., 2004).
+
+    Windows are matrix products: gradients of convolutions of one channel take ten times as long on a processor.
+    """
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
     x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
     places = torch.arange(11, dtype=output.dtype, device=output.device) - 5
     window = torch.exp(-(places**2) / (2 * 1.5**2))
     window = window / window.sum()
     maps = torch.cat([x, y, x * x, y * y, x * y])  # (5 B, 1, S, S)
-    blurred = F.conv2d(F.conv2d(maps, window.view(1, 1, 1, 11)), window.view(1, 1, 11, 1))
+    across = [  # (S, S - 10), a window in each column
+        F.conv1d(torch.eye(side, dtype=x.dtype, device=x.device)[:, None], window.view(1, 1, 11))[:, 0]
+        for side in maps.shape[2:]
+    ]
+    blurred = across[0].T @ maps @ across[1]
     mx, my, xx, yy, xy = blurred.chunk(5)
     covariance, spread = xy - mx * my, xx - mx * mx + yy - my * my
     score = (2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / ((mx * mx + my * my + 1e-4) * (spread + 9e-4))
@@ -53,7 +60,7 @@ def ssim_of(windows: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
     Args:
         windows: "gaussian" (`gaussian_ssim`, which leaves the weight aside: where nothing shall count the output has to
-            be the truth already) or "strided" (`strided_ssim`, a twentieth of the time).
+            be the truth already) or "strided" (`strided_ssim`, faster).
 
     Raises:
         UsageError: it is neither.
