@@ -1,4 +1,4 @@
-"""The inpaint stage: cuts the aligned crop of each face and lets the engine complete it."""
+"""The inpaint stage: cuts the aligned crop of each face, lets the engine complete it, and keeps videos calm."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ import numpy as np
 from engines.base import Engine
 from unmask_rt import align, planes
 from unmask_rt.align import Affine, Image
-from unmask_rt.blend import mask_score
+from unmask_rt.blend import MAP_THRESHOLD, mask_score
 from unmask_rt.frames import Face, Frame, Packet, Patch
 from unmask_rt.gate import LIKELY
+from unmask_rt.steady import Steady
 
 
 class InpaintStage:
-    """Faces to patches. The engine belongs to whoever made the stage; closing the stage leaves it open."""
+    """Faces to patches.
+
+    Args:
+        engine: belongs to whoever made the stage; closing the stage leaves it open.
+        steady: frames follow each other, and what is drawn is averaged over time (`steady.Steady`).
+    """
 
     name = "inpaint"
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, steady: bool = False) -> None:
         self._engine = engine
+        self._steady: dict[int, Steady] | None = {} if steady else None
         self._size = engine.spec.crop_size
         self._template = np.array(engine.spec.template, np.float32)
 
@@ -35,9 +42,26 @@ class InpaintStage:
             crop, transform = cutting
             completed, mask_map = self._engine(crop[None])
             worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
-            score = mask_score(mask_map[0], turned=worn)
-            patches.append(Patch(face, transform, crop, completed[0], mask_map[0], score))
+            patch = Patch(face, transform, crop, completed[0], mask_map[0], score=mask_score(mask_map[0], turned=worn))
+            patches.append(patch)
+        if self._steady is not None:
+            patches = self._calmed(self._steady, packet, patches)
         return [replace(packet, patches=tuple(patches))]
+
+    def _calmed(self, memory: dict[int, Steady], packet: Packet, patches: Sequence[Patch]) -> list[Patch]:
+        """Patches averaged over time, those of faces without any mask as they are; forgets who is not here."""
+        if packet.cut:
+            memory.clear()
+        masked = {patch.face.track for patch in patches if patch.map.max() > MAP_THRESHOLD}
+        for track in memory.keys() - masked:
+            del memory[track]
+        calmed = []
+        for patch in patches:
+            if patch.face.track in masked:
+                steady = memory.setdefault(patch.face.track, Steady())
+                patch = replace(patch, completed=steady(patch.crop, patch.completed, packet.frame.time_s))
+            calmed.append(patch)
+        return calmed
 
     def flush(self) -> Sequence[Packet]:
         return []

@@ -88,7 +88,7 @@ class Unmasker:
                 max_faces=o.max_faces or MAX_FACES[mode],
                 mode=mode,
             ),
-            InpaintStage(self._engine),
+            InpaintStage(self._engine, steady=mode != "still"),
             BlendStage(mode, feather=o.feather, on_miss=o.on_miss, view=o.view),
         ]
 

@@ -50,7 +50,7 @@ def measure_clip(engine: Engine, path: Path, *, seed: int, face_model: bytes, fi
     options = UnmaskerOptions()
     stages: list[Stage] = [
         FindStage(face_model, finder_model, models.load_aligner_model(), max_faces=MAX_FACES["file"], mode="file"),
-        InpaintStage(engine),
+        InpaintStage(engine, steady=True),
         BlendStage("file", feather=options.feather, on_miss=options.on_miss, view="result"),
     ]
     with closing(stages[0]), closing(stages[2]):

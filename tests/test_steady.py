@@ -1,0 +1,154 @@
+"""What is drawn, averaged over time along what is seen to move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.fakes import ANCHORS, FakeEngine, face_at, worn_map
+from unmask_rt.frames import Packet
+from unmask_rt.inpaint import InpaintStage
+from unmask_rt.sources.arrays import frame_of
+from unmask_rt.steady import LONGEST_GAP_S, TIME_S, Steady
+
+Image = NDArray[np.uint8]
+RATE = 30
+INNER = np.s_[40:216, 40:216]
+
+
+def smooth(seed: int, size: int = 256, coarse: float = 5) -> Image:
+    """A picture with structure at the size of a face's."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=(size, size, 3)), (0, 0), coarse)
+    return np.asarray(np.clip(128 + noise * 45 / noise.std(), 0, 255), np.uint8)
+
+
+def shifted(picture: Image, x: float, y: float = 0.0) -> Image:
+    moved = np.float32([[1, 0, x], [0, 1, y]])
+    return np.asarray(cv2.warpAffine(picture, moved, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE))
+
+
+def away(found: Image, wanted: Image) -> float:
+    return float(np.abs(found.astype(float) - wanted)[INNER].mean())
+
+
+def test_a_first_frame_is_left_as_it_is() -> None:
+    completed = smooth(1)
+    assert (Steady()(smooth(0), completed, 0.0) == completed).all()
+
+
+def test_on_a_still_scene_what_flickers_calms_down_and_keeps_its_mean() -> None:
+    steady, crop, base = Steady(), smooth(0), smooth(1)
+    rng = np.random.default_rng(0)
+    given, found = [], []
+    for index in range(60):
+        change = cv2.GaussianBlur(rng.normal(size=(256, 256, 3)), (0, 0), 8) * 160
+        completed = np.clip(base + change, 0, 255).astype(np.uint8)
+        given.append(completed)
+        found.append(steady(crop, completed, index / RATE))
+    unrest = [np.abs(np.diff(np.stack(v[20:]).astype(float), axis=0))[:, *INNER].mean() for v in (given, found)]
+    assert unrest[1] < 0.25 * unrest[0]
+    assert away(np.mean(found[20:], axis=0), np.mean(given[20:], axis=0)) < 1
+
+
+def test_what_moves_with_the_input_is_not_smeared() -> None:
+    steady, crop, completed = Steady(), smooth(0, 320), smooth(1, 320)
+    window = np.s_[32:288, 32:288]
+    for index in range(12):
+        x, y = 2.3 * index, -1.1 * index
+        now = shifted(completed, x, y)[window]
+        found = steady(shifted(crop, x, y)[window], now, index / RATE)
+    one_frame = away(shifted(completed, x + 2.3, y - 1.1)[window], now)
+    assert away(found, now) < 0.25 * one_frame, "it stands where the input stands now"
+
+
+def test_fine_detail_is_that_of_the_frame() -> None:
+    steady, crop, base = Steady(), smooth(0), smooth(1)
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        checks = np.where(rng.random((256, 256, 1)) < 0.5, -12, 12).astype(np.int16)
+        completed = np.clip(base + checks, 0, 255).astype(np.uint8)
+        found = steady(crop, completed, index / RATE)
+    fine = [v.astype(float) - cv2.GaussianBlur(v.astype(float), (0, 0), 1) for v in (found, completed)]
+    assert np.corrcoef(fine[0][INNER].ravel(), fine[1][INNER].ravel())[0, 1] > 0.98
+    assert fine[0][INNER].std() == pytest.approx(fine[1][INNER].std(), rel=0.05)
+
+
+@pytest.mark.parametrize("change", ["something in front", "another light"])
+def test_what_flow_cannot_explain_is_shown_at_once(change: str) -> None:
+    steady, crop, completed = Steady(), smooth(0) // 2 + 40, smooth(3)
+    for index in range(8):
+        steady(crop, smooth(1), index / RATE)
+    later = smooth(2) // 4 + 180 if change == "something in front" else crop + 60
+    assert away(steady(later, completed, 8 / RATE), completed) < 0.1 * away(smooth(1), completed)
+
+
+@pytest.mark.parametrize("later_s", [LONGEST_GAP_S + 0.01, 0.0, -1.0])
+def test_after_a_gap_or_a_jump_back_it_begins_anew(later_s: float) -> None:
+    steady, completed = Steady(), smooth(3)
+    steady(smooth(0), smooth(1), 5.0)
+    assert (steady(smooth(0), completed, 5.0 + later_s) == completed).all()
+
+
+def test_the_average_is_one_of_seconds_not_of_frames() -> None:
+    reached = []
+    for rate in (15, 60):
+        steady, dark, light = Steady(), np.full((256, 256, 3), 80, np.uint8), np.full((256, 256, 3), 120, np.uint8)
+        steady(smooth(0), dark, 0.0)
+        for index in range(1, round(TIME_S * rate) + 1):
+            found = steady(smooth(0), light, index / rate)
+        reached.append((float(found[INNER].mean()) - 80) / 40)
+    assert reached == pytest.approx([1 - np.exp(-1)] * 2, abs=0.06)
+
+
+# ---- in the stage
+
+
+class Blinking(FakeEngine):
+    """Another colour in each frame."""
+
+    def __call__(self, crop: np.ndarray, extra: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        self.colour = (200, 40, 120) if len(self.crops) % 2 else (160, 40, 120)
+        return super().__call__(crop, extra)
+
+
+def reds(stage: InpaintStage, packets: list[Packet]) -> list[int]:
+    return [int(p.patches[0].completed[64, 64, 0]) for packet in packets for p in stage(packet)]
+
+
+def packets(picture: Image, count: int = 6) -> list[Packet]:
+    face = face_at(ANCHORS)
+    return [Packet(frame_of(picture, k), faces=(face,)) for k in range(count)]
+
+
+def test_frames_of_a_video_are_calmed_and_pictures_are_not(astronaut: Image) -> None:
+    video = reds(InpaintStage(Blinking(worn_map(128)), steady=True), packets(astronaut))
+    assert max(video[3:]) - min(video[3:]) < 12
+    assert reds(InpaintStage(Blinking(worn_map(128))), packets(astronaut)) == [160, 200] * 3
+
+
+def test_a_cut_an_absence_and_a_bare_face_begin_anew(astronaut: Image) -> None:
+    for change in ("cut", "absent", "bare"):
+        engine = Blinking(worn_map(128))
+        stage, (first, middle, last) = InpaintStage(engine, steady=True), packets(astronaut, 3)
+        before = reds(stage, [first])
+        assert before == [160]
+        if change == "absent":
+            stage(replace(middle, faces=()))
+        elif change == "bare":
+            engine.mask_map = np.zeros((128, 128), np.uint8)
+            assert reds(stage, [middle]) == [200]
+            engine.mask_map = worn_map(128)
+            engine.crops.append(engine.crops[0])
+        last = replace(last, cut=change == "cut")
+        assert reds(stage, [last]) == [200], change
+
+
+def test_each_face_has_its_own_memory(astronaut: Image) -> None:
+    stage = InpaintStage(Blinking(worn_map(128)), steady=True)
+    two = (face_at(ANCHORS), face_at(ANCHORS, 2))
+    found = [[int(p.completed[64, 64, 0]) for p in stage(replace(q, faces=two))[0].patches] for q in packets(astronaut)]
+    assert found == [[160, 200]] * 6, "the engine's colours alternate from face to face"

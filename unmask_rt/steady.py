@@ -1,0 +1,84 @@
+"""Keeps what is drawn calm from frame to frame: the coarse half of it follows what is seen to move.
+
+A generator that knows one frame at a time invents a slightly other mouth in each. Here its output is averaged over time
+along the optical flow of the aligned input: what moves with the mask, the drawn face does too. Only levels of two crop
+pixels and coarser take part: finer detail would be washed out on its way. The map does not either: a mask that goes on
+has to be covered in that very frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask_rt.align import Image
+
+SIDE = 128
+"""Pixels of the crop's side at which flow is sought and the average is kept."""
+TIME_S = 0.25
+"""Time constant of the average in seconds, where flow explains what is seen."""
+TOLERATED, DOUBT = 2.0, 0.03
+"""Where the input differs from what flow makes of the one before by more levels (of 255) than this, each further level
+adds that share of the new frame: a hand or a change of light is not averaged away."""
+LONGEST_GAP_S = 0.25
+"""After a longer time without a frame the average begins anew."""
+
+_GRID = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=2).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is kept of a frame: luma uint8[SIDE, SIDE], coarse face float32[SIDE, SIDE, 3], time in seconds."""
+
+    grey: Image
+    average: NDArray[np.float32]
+    time_s: float
+
+
+class Steady:
+    """The memory of one track."""
+
+    def __init__(self) -> None:
+        # Dense inverse search: T. Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow.setFinestScale(1)  # a quarter of the error for twice the time: errors add up from frame to frame
+        self._known: _Known | None = None
+
+    def __call__(self, crop: Image, completed: Image, time_s: float) -> Image:
+        """Takes the next frame of a track.
+
+        Args:
+            crop: uint8[S, S, 3] RGB, the aligned input.
+            completed: uint8[S, S, 3] RGB, what the generator made of it.
+            time_s: the frame's presentation time in seconds.
+
+        Returns:
+            ``completed`` with its coarse half averaged over time, uint8[S, S, 3]; unchanged for a first frame.
+        """
+        grey = _small(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))
+        coarse = _small(completed).astype(np.float32)
+        known, average = self._known, coarse
+        if known is not None and 0 < time_s - known.time_s <= LONGEST_GAP_S:
+            average = self._follow(known, grey, coarse, time_s - known.time_s)
+            change = cv2.resize(average - coarse, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            completed = np.asarray(cv2.add(completed, change, dtype=cv2.CV_8U))
+        self._known = _Known(grey, average, time_s)
+        return completed
+
+    def _follow(self, known: _Known, grey: Image, coarse: NDArray[np.float32], passed_s: float) -> NDArray[np.float32]:
+        """The new average, float32[SIDE, SIDE, 3]."""
+        where = _GRID + self._flow.calc(grey, known.grey, None)
+        expected = cv2.remap(known.grey, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        surprise = cv2.blur(cv2.absdiff(grey, expected), (9, 9)).astype(np.float32)
+        share = np.float32(1 - math.exp(-passed_s / TIME_S)) + np.maximum(surprise - TOLERATED, 0) * DOUBT
+        share = np.minimum(share, np.float32(1))
+        carried = cv2.remap(known.average, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(cv2.blendLinear(coarse, carried, share, 1 - share))
+
+
+def _small(picture: Image) -> Image:
+    return np.asarray(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
