@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from unmask_rt import align, sample
@@ -30,10 +31,20 @@ def write_set(folder: Path) -> Path:
     np.save(folder / "mesh.npy", np.repeat(mesh[None], len(SPLITS), 0).astype(np.float16))
     records = [
         {"name": f"{i}.png", "source": "ab"[i % 2], "identity": f"person-{i}", "split": split}
+        | ({"age": 8 * i, "sex": "f"} if i % 2 else {})
         for i, split in enumerate(SPLITS)
     ]
     (folder / "meta.json").write_text(json.dumps(records))
     return folder
+
+
+def write_inputs(folder: Path) -> list[Path]:
+    """Writes the whole pictures that `write_set` could have been prepared from: a folder a source."""
+    for i in range(len(SPLITS)):
+        picture = np.clip(sample.astronaut() * (0.7 + 0.05 * i), 0, 255).astype(np.uint8)
+        (folder / "ab"[i % 2]).mkdir(exist_ok=True)
+        PIL.Image.fromarray(picture).save(folder / "ab"[i % 2] / f"{i}.png")
+    return [folder / "a", folder / "b"]
 
 
 class Idle:

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from tests.evaluation_media import Idle, Painter, write_set
-from trainer.evaluation import compare, evaluate, identity, protocols, record, sheets
+from trainer.evaluation import compare, evaluate, identity, protocols, record, sheets, tables
 from trainer.evaluation.figures import Estimate
 from trainer.evaluation.measure import Judges, measure
 from trainer.evaluation.pictures import BASELINES, choose
-from trainer.evaluation.record import Record, Result
+from trainer.evaluation.record import Record, Result, record_of
 from unmask_rt.errors import MissingError, ModelError, UsageError
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
@@ -87,6 +87,10 @@ def test_groups_hold_each_picture_once(data: Path) -> None:
         assert sorted(parts) == groups["all"] == list(range(6))
     summary = done.summary(done.systems[0])
     assert sum(v["hole_psnr"].count for n, v in summary.items() if n.startswith("source")) == 6
+    ages = [name for name in groups if name.startswith("age ")]
+    assert ages == ["age 20 to 59", "age 60 and more"], "by age, where the set tells it"
+    assert sum(len(groups[name]) for name in ages) == len(groups["sex female"]) == 3
+    assert "By age" in tables.markdown(record_of(done, {}, []), "title")
 
 
 class Brightness(identity.FaceDescriptor):

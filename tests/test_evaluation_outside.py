@@ -16,10 +16,12 @@ from PIL import Image
 
 from engines import open_engine
 from tests.conftest import FaceModels
-from tests.evaluation_media import write_set
+from tests.evaluation_media import write_inputs, write_set
 from trainer.evaluation import evaluate, record
 from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
+from trainer.evaluation.frames import measure_frames, pictures
 from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
+from trainer.evaluation.pictures import choose
 from trainer.evaluation.video import flicker, motion, still_masked
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS
@@ -114,16 +116,17 @@ def test_held_back_frames_come_out_in_order() -> None:
     assert [f.index for f in done] == [0, 1, 2, 3, 4]
 
 
-def test_a_clip_of_a_bare_face_is_measured(tmp_path: Path, face_models: FaceModels) -> None:
+@pytest.mark.usefixtures("face_models")
+def test_a_clip_of_a_bare_face_is_measured(tmp_path: Path) -> None:
     path = sample.builtin_clip(tmp_path / "bare.mp4", seconds=0.5, size=(480, 272), rate=12, masked=False, sound=False)
     engine = open_engine("auto", load_unmask_model()[0])
-    found = measure_clip(engine, path, seed=1, face_model=face_models.face, finder_model=face_models.finder)
+    found = measure_clip(engine, path, seed=1, face_model=None, finder_model=None)
     engine.close()
     assert found["name"] == "bare" and 4 <= found["frames"] <= 6
     assert found["hole_psnr"] > 15 and found["still_masked"] < 0.2 and 0.3 < found["flicker"] < 5
     empty = sample.builtin_clip(tmp_path / "x.mp4", seconds=0.05, size=(480, 272), rate=12, masked=False, sound=False)
     with pytest.raises(UsageError, match="no face for two frames"):
-        measure_clip(engine, empty, seed=1, face_model=face_models.face, finder_model=face_models.finder)
+        measure_clip(engine, empty, seed=1, face_model=None, finder_model=None)
 
 
 # ---- photographs
@@ -202,24 +205,68 @@ def test_the_gate_is_measured_on_photographs(photos: Path, face_models: FaceMode
     }  # fmt: skip
 
 
+# ---- whole pictures
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """A prepared set, and the folders of whole pictures that it could have been made from."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "data").mkdir()
+    return write_set(folder / "data"), write_inputs(folder)
+
+
+@pytest.mark.usefixtures("face_models")
+def test_whole_pictures_go_through_the_tool(inputs: tuple[Path, list[Path]]) -> None:
+    data, folders = inputs
+    draw = choose(data, "test", 2, 5)
+    engine = open_engine("auto", load_unmask_model()[0])
+    found = measure_frames(engine, draw, folders, face_model=None, finder_model=None)
+    engine.close()
+    assert found["hole_psnr"].count == 2 and found["treated"].value == found["untouched"].value == 1
+    assert 0.005 < found["cover"].value < 0.1, "of the whole picture, in which the face is small"
+    assert 15 < found["hole_psnr"].value < found["whole_psnr"].value - 9
+    assert found["far_change"].value < 0.05 and found["mask_left"].value < 0.1
+    assert not {"map_iou", "gate"} & found.keys(), "nobody sees a map here"
+
+
+def test_pictures_come_in_the_order_of_the_draw(inputs: tuple[Path, list[Path]]) -> None:
+    draw = choose(inputs[0], "test", 6, 5)
+    brightness = [picture.mean() for _, picture in pictures(draw, inputs[1])]
+    assert [row for row, _ in pictures(draw, inputs[1])] == list(draw.rows)
+    assert np.argsort(brightness).tolist() == np.argsort(draw.rows).tolist()
+
+
+def test_people_whose_pictures_are_not_there_are_named(inputs: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, folders = inputs
+    with pytest.raises(UsageError, match=r"\.png of the source 'b' is not there"):
+        list(pictures(choose(data, "test", 6, 5), folders[:1]))
+    (tmp_path / "b").mkdir()
+    for path in folders[1].iterdir():
+        (tmp_path / "b" / path.name).write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match="'b' is not there to be read"):
+        list(pictures(choose(data, "test", 6, 5), [folders[0], tmp_path / "b"]))
+
+
 def call(*words: object) -> int:
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     return evaluate.main(parser.parse_args([str(w) for w in words]))
 
 
-def test_an_evaluation_takes_photographs_and_clips_along(
-    photos: Path, tmp_path: Path, face_models: FaceModels, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("face_models")
+def test_an_evaluation_takes_whole_pictures_photographs_and_clips_along(
+    photos: Path, inputs: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
     clip = sample.builtin_clip(tmp_path / "bare.mp4", seconds=0.3, size=(480, 272), rate=12, masked=False, sound=False)
-    words = ("default", "--data", write_set(data), "--count", 1, "--features", "none", "--no-identity", "--workers", 0,
+    words = ("default", "--data", inputs[0], "--count", 1, "--features", "none", "--no-identity", "--workers", 0,
              "--photos", photos)  # fmt: skip
-    assert call(*words, "--clip", clip, "-o", tmp_path / "out") == 0
+    assert call(*words, "--clip", clip, "--frames", *inputs[1], "-o", tmp_path / "out") == 0
     stored = record.read(tmp_path / "out" / "evaluation.json")
     assert stored.photos["gate"].value == 1 and [c["name"] for c in stored.clips] == ["bare"]
+    assert stored.frames["untouched"].value == 1 and stored.frames["ssim"].count == 1
     text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "| bare: untouched | 1 | 1.000 [" in text
     assert "| faces that were found: the gate is right | 2 | 1.000 [" in text and "| bare | " in text
     monkeypatch.setitem(sys.modules, "trainer.evaluation.photos", None)
     with pytest.raises(ExtraError, match="mediapipe, av"):

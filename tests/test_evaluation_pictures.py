@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation_media import SPLITS, aligned_astronaut, write_set
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.pictures import BASELINES, Drawer, at_size, cases, choose
+from trainer.evaluation.pictures import BASELINES, Drawer, at_size, cases, choose, person_of
 from trainer.masks import GROUPS
 from unmask_rt.errors import UsageError
 
@@ -46,6 +46,16 @@ def test_what_cannot_be_chosen_is_refused(data: Path, change: dict[str, object],
     options: dict[str, object] = {"data": data, "split": "test", "count": 4, "seed": 1} | change
     with pytest.raises(UsageError, match=message):
         choose(**options)  # type: ignore[arg-type]
+
+
+def test_people_are_told_in_words_as_far_as_the_set_tells() -> None:
+    assert person_of({"age": 12, "sex": "f", "group": "black"}) == {
+        "age": "below 13", "sex": "female", "group": "black",
+    }  # fmt: skip
+    assert [person_of({"age": age})["age"] for age in (0, 13, 19, 20, 59, 60, 116)] == [
+        "below 13", "13 to 19", "13 to 19", "20 to 59", "20 to 59", "60 and more", "60 and more",
+    ]  # fmt: skip
+    assert person_of({"age": None, "sex": "m"}) == {"sex": "male"} and person_of({}) == {}
 
 
 def test_a_set_without_training_faces_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def memory_mb(process: int) -> float | None:
 @pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
 def test_20000_frames_do_not_grow_the_memory(tmp_path: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()  # pytest's limit for a test that hangs is shorter than this one
     clip, long = tmp_path / "clip.mp4", tmp_path / "long.mp4"
     builtin_clip(clip, seconds=CLIP_FRAMES / 30, rate=30, sound=False, size=(640, 360))
     repeated(clip, FRAMES // CLIP_FRAMES, long)
@@ -61,4 +63,5 @@ def test_20000_frames_do_not_grow_the_memory(tmp_path: Path) -> None:
     assert len(seen) > 60, "too fast to tell"
     early, late = (sorted(seen[int(len(seen) * a) : int(len(seen) * b)]) for a, b in ((0.2, 0.3), (0.9, 1.0)))
     grown = late[len(late) // 2] - early[len(early) // 2]
+    print(f"{early[len(early) // 2]:.0f} MB early, {late[len(late) // 2]:.0f} MB late, {max(seen):.0f} MB at most")
     assert grown < GROWTH_MB, f"{grown:.0f} MB more after {FRAMES} frames: {early[0]:.0f} to {late[-1]:.0f} MB"

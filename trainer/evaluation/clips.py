@@ -16,20 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import Engine
+from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.metrics import psnr
 from trainer.evaluation.video import flicker, still_masked
 from trainer.masks import draw_mask
 from unmask_rt import models, planes
 from unmask_rt.errors import UsageError
-from unmask_rt.faces.find import FindStage
 from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.frames import Frame, Packet
-from unmask_rt.inpaint import InpaintStage
 from unmask_rt.pipeline import Stage
-from unmask_rt.show import BlendStage
 from unmask_rt.sources import open_source
 from unmask_rt.sources.arrays import frame_of
-from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
 
 Image = NDArray[np.uint8]
 FRAMES = 150
@@ -37,7 +34,9 @@ FRAMES = 150
 FAMILY = "surgical"
 
 
-def measure_clip(engine: Engine, path: Path, *, seed: int, face_model: bytes, finder_model: bytes) -> dict[str, Any]:
+def measure_clip(
+    engine: Engine, path: Path, *, seed: int, face_model: Path | None, finder_model: Path | None
+) -> dict[str, Any]:
     """Flicker, mask left over and hole PSNR of one clip.
 
     Returns:
@@ -46,13 +45,8 @@ def measure_clip(engine: Engine, path: Path, *, seed: int, face_model: bytes, fi
     Raises:
         UsageError: fewer than two frames show a face.
     """
-    truths, masked, holes = masked_frames(path, seed=seed, face_model=face_model)
-    options = UnmaskerOptions()
-    stages: list[Stage] = [
-        FindStage(face_model, finder_model, models.load_aligner_model(), max_faces=MAX_FACES["file"], mode="file"),
-        InpaintStage(engine, steady=True),
-        BlendStage("file", feather=options.feather, on_miss=options.on_miss, view="result"),
-    ]
+    truths, masked, holes = masked_frames(path, seed=seed, face_model=models.load_face_model(face_model))
+    stages = tool_stages(engine, "file", face_model=face_model, finder_model=finder_model)
     with closing(stages[0]), closing(stages[2]):
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
         outputs = [planes.preview(frame, max(frame.display_size))[0] for frame in through(stages, frames)]
@@ -139,5 +133,4 @@ def measure_clips(
     engine: Engine, paths: Sequence[Path], *, seed: int, face_model: Path | None, finder_model: Path | None
 ) -> list[dict[str, Any]]:
     """`measure_clip` of each."""
-    face, finder = models.load_face_model(face_model), models.load_finder_model(finder_model)
-    return [measure_clip(engine, p, seed=seed, face_model=face, finder_model=finder) for p in paths]
+    return [measure_clip(engine, p, seed=seed, face_model=face_model, finder_model=finder_model) for p in paths]

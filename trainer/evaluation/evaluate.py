@@ -3,7 +3,7 @@
 Each face gets one freshly drawn mask (seeded, other than the training's). Beside the model stand the masked input,
 OpenCV's inpainting and the mean face on the same pictures. With an output folder (a run has its own: RUN/evaluation):
 
-    evaluation.json   every figure, over all pictures, by mask family and by source
+    evaluation.json   every figure, over all pictures, by mask family, by source and by what is known of the person
     evaluation.md     the same as tables
     sheet.jpg         the first 24 faces: original | masked | map | result
     worst.jpg, best.jpg  the 16 of lowest and of highest hole PSNR
@@ -39,10 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN|MODEL", help="a run's folder, or an exported .onnx file")
     add_common(parser)
     parser.add_argument("--protocol", action="store_true", help="also measure in the ancestors' own ways")
+    parser.add_argument(
+        "--frames", type=Path, nargs="+", default=[], metavar="INPUT",
+        help="also whole pictures through the tool: the folders and tars that DATA was prepared from",
+    )  # fmt: skip
     parser.add_argument("--photos", type=Path, metavar="DIR", help="also the gate on labelled photographs")
     parser.add_argument("--clip", type=Path, nargs="+", default=[], metavar="FILE", help="also clips of bare faces")
-    parser.add_argument("--face-model", type=Path, help="for photographs and clips: a copy of face_landmarker.task")
-    parser.add_argument("--finder-model", type=Path, help="for photographs and clips: a copy of centerface.onnx")
+    parser.add_argument("--face-model", type=Path, help="for whole pictures: a copy of face_landmarker.task")
+    parser.add_argument("--finder-model", type=Path, help="for whole pictures: a copy of centerface.onnx")
     parser.add_argument(
         "-o", "--out", type=Path, metavar="DIR", help="where files go (default of a run: RUN/evaluation)"
     )
@@ -69,8 +73,8 @@ def main(arguments: argparse.Namespace) -> int:
         from trainer.evaluation.protocols import run_protocols
 
         record.protocol.extend(run_protocols(model, arguments, judges))
-    if arguments.photos is not None or arguments.clip:
-        measure_outside(record, arguments)
+    if arguments.frames or arguments.photos is not None or arguments.clip:
+        measure_outside(record, draw, arguments)
     text = tables.markdown(record, f"Evaluation of {measured.systems[0].name}")
     print(text)
     out = arguments.out or (arguments.model / "evaluation" if arguments.model.is_dir() else None)
@@ -81,8 +85,8 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measure_outside(record: Record, arguments: argparse.Namespace) -> None:
-    """Adds what is measured on whole photographs and clips, through the tool's own stages.
+def measure_outside(record: Record, draw: Draw, arguments: argparse.Namespace) -> None:
+    """Adds what is measured on whole pictures and clips, through the tool's own stages.
 
     Raises:
         ExtraError: mediapipe or av is missing.
@@ -90,15 +94,18 @@ def measure_outside(record: Record, arguments: argparse.Namespace) -> None:
     try:
         from trainer.evaluation.clips import measure_clips
         from trainer.evaluation.engine import open_engine_of
+        from trainer.evaluation.frames import measure_frames
         from trainer.evaluation.photos import measure_photos
     except ImportError as error:
         raise ExtraError(
-            f"photographs and clips cannot be measured here: {error}",
-            "Install unmask-rt with its dependencies (mediapipe, av), or leave out --photos and --clip.",
+            f"whole pictures and clips cannot be measured here: {error}",
+            "Install unmask-rt with its dependencies (mediapipe, av), or leave out --frames, --photos and --clip.",
         ) from error
     native_logs.quiet()
     models = {"face_model": arguments.face_model, "finder_model": arguments.finder_model}
     with closing(open_engine_of(arguments.model, arguments)) as engine:
+        if arguments.frames:
+            record.frames.update(measure_frames(engine, draw, arguments.frames, **models))
         if arguments.photos is not None:
             record.photos.update(measure_photos(engine, arguments.photos, **models))
         record.clips.extend(measure_clips(engine, arguments.clip, seed=arguments.seed, **models))

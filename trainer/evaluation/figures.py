@@ -77,6 +77,8 @@ FIGURES: dict[str, Figure] = {
     "gate_masked": Figure("masked: says mask", "share"),
     "gate_bare": Figure("bare: says none", "share"),
     "gate": Figure("gate right", "share"),
+    "cover": Figure("covered by the mask"),
+    "untouched": Figure("bare: untouched", "share"),
 }
 """Every figure by its key in the JSON, in the order of the tables."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.evaluation.figures import Estimate, summarise
 from trainer.evaluation.metrics import Target, map_figures, says_mask
-from trainer.evaluation.pictures import BASELINES, Case, Draw, Picture, at_size, cases
+from trainer.evaluation.pictures import AGES, BASELINES, PERSON, Case, Draw, Picture, at_size, cases
 
 if TYPE_CHECKING:
     from trainer.evaluation.features import FeatureDistance, Features
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Batch = NDArray[np.uint8]
 BATCH = 8
+GROUPS = ("family", "source", *PERSON)
+"""What pictures are grouped by: family of the mask, source and traits of the face."""
 Kind = Literal["model", "baseline"]
 
 
@@ -52,7 +54,7 @@ class Measured:
         draw: which pictures.
         size: side that was measured at.
         systems: models first, then baselines.
-        pictures: row, source, identity and family of each.
+        pictures: row, source, identity and family of each, and what is known of the person.
         digest: SHA-256 over the masked pictures: equal where pictures and masks are.
         truths: descriptors of the truth.
     """
@@ -65,11 +67,11 @@ class Measured:
     truths: list[NDArray[np.float64]] = field(default_factory=list)
 
     def groups(self) -> dict[str, list[int]]:
-        """Positions of the pictures: all, by mask family, by source."""
+        """Positions of the pictures: all, and by each of `GROUPS`."""
         result: dict[str, list[int]] = {"all": list(range(len(self.pictures)))}
-        for key in ("family", "source"):
-            for name in sorted({p[key] for p in self.pictures}):
-                result[f"{key} {name}"] = [i for i, p in enumerate(self.pictures) if p[key] == name]
+        for key in GROUPS:
+            for name in sorted({p[key] for p in self.pictures if key in p}, key=_in_order):
+                result[f"{key} {name}"] = [i for i, p in enumerate(self.pictures) if p.get(key) == name]
         return result
 
     def summary(self, system: System) -> dict[str, dict[str, Estimate]]:
@@ -159,6 +161,7 @@ def measure(
             about = case.picture
             result.pictures.append(
                 {"row": about.row, "source": about.source, "identity": about.identity, "family": about.family}
+                | about.person
             )
         targets = [Target(c.truth, c.masked, c.alpha) for c in batch]
         truths = np.stack([c.truth for c in batch])
@@ -206,6 +209,12 @@ def restore(model: Restorer, pictures: list[Picture], size: int, *, true_hole: b
         alpha = np.stack([np.round(at_size(p.alpha, model.size) * 255).astype(np.uint8) for p in pictures])
     faces, maps = model(crops, alpha)
     return np.stack([at_size(face, size) for face in faces]), maps
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """Sorts names by the alphabet, spans of age by age."""
+    spans = [span for _, span in AGES]
+    return (spans.index(name) if name in spans else 0), name
 
 
 def _add_identity(rows: list[dict[str, float]], found: NDArray[np.float64], known: NDArray[np.float64]) -> None:

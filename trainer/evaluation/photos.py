@@ -20,19 +20,16 @@ from rich.console import Console
 from rich.progress import track
 
 from engines.base import Engine
+from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.figures import Estimate, estimate
 from trainer.evaluation.tables import PHOTO_TITLES
 from unmask_rt import models, planes
 from unmask_rt.errors import UsageError
 from unmask_rt.faces.aligner import Aligner
-from unmask_rt.faces.find import FindStage
 from unmask_rt.faces.pose import box_of
 from unmask_rt.frames import Frame, Packet
 from unmask_rt.gate import ON
-from unmask_rt.inpaint import InpaintStage
-from unmask_rt.show import BlendStage
 from unmask_rt.sources.pictures import PictureSource
-from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
 
 Box = tuple[float, float, float, float]
 LARGE, SMALL = 60, 30
@@ -53,20 +50,11 @@ def measure_photos(
         UsageError: the folder is no such set.
     """
     labelled = {kind: read_labels(folder / f"{kind}.json") for kind in KINDS}
-    options = UnmaskerOptions()
-    find = FindStage(
-        models.load_face_model(face_model),
-        models.load_finder_model(finder_model),
-        models.load_aligner_model(),
-        max_faces=MAX_FACES["still"],
-        mode="still",
-    )
-    inpaint = InpaintStage(engine)
-    blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")
+    find, inpaint, blend = tool_stages(engine, "still", face_model=face_model, finder_model=finder_model)
     aligner = Aligner(models.load_aligner_model())
     counted: dict[str, list[float]] = defaultdict(list)
     console = Console(stderr=True)
-    with closing(find), closing(blend):
+    with closing(find), closing(inpaint), closing(blend):
         for kind in KINDS:
             source = PictureSource(folder / kind)
             for frame in track(source, kind, len(source.paths), console=console, disable=not console.is_terminal):

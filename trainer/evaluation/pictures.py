@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -63,6 +63,7 @@ class Picture:
         truth, masked: uint8[256, 256, 3].
         alpha: float32[256, 256] 0..1.
         mesh: float32[478, 2], crop pixels.
+        person: what the set tells of the person, `person_of`.
     """
 
     row: int
@@ -73,6 +74,22 @@ class Picture:
     masked: Image
     alpha: Floats
     mesh: Floats
+    person: dict[str, str]
+
+
+PERSON = ("age", "sex", "group")
+"""What sets of faces tell of people; figures are reported by each."""
+AGES = ((13, "below 13"), (20, "13 to 19"), (60, "20 to 59"), (200, "60 and more"))
+
+
+def person_of(record: dict[str, Any]) -> dict[str, str]:
+    """Age (in spans), sex and group of a prepared face, in words; of those that its set does not tell none."""
+    found = {key: str(record[key]) for key in PERSON if record.get(key) is not None}
+    if "age" in found:
+        found["age"] = next(span for below, span in AGES if int(found["age"]) < below)
+    if "sex" in found:
+        found["sex"] = {"f": "female", "m": "male"}[found["sex"]]
+    return found
 
 
 def choose(data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "") -> Draw:
@@ -118,22 +135,36 @@ class Drawer:
         self._meshes = np.load(draw.data / "mesh.npy", mmap_mode="r")
 
     def picture(self, row: int) -> Picture:
-        """The test picture of a row.
-
-        Raises:
-            UsageError: no mask of the families drawn can be placed on this face.
-        """
-        names, weights = zip(*self.draw.families, strict=True)
+        """The test picture of a row; raises as `draw_afresh`."""
         truth, mesh = np.asarray(self._crops[row]), np.asarray(self._meshes[row], np.float32)
         record = self._records[row]
-        for attempt in range(TRIES):
-            stream = [self.draw.seed, row, 99] if attempt == 0 else [self.draw.seed, row, 99, attempt]
-            rng = np.random.default_rng(stream)
-            family = str(rng.choice(names, p=weights))
-            masked, alpha = draw_mask(truth, mesh, rng, family)
-            if float((alpha > 0.5).mean()) >= MIN_COVER:
-                return Picture(row, record["source"], record["identity"], family, truth, masked, alpha, mesh)
-        raise UsageError(f"no mask can be drawn on row {row} of {self.draw.data}", "Give other --families.")
+        masked, alpha, family = draw_afresh(self.draw, row, truth, mesh)
+        about = row, record["source"], record["identity"], family
+        return Picture(*about, truth, masked, alpha, mesh, person_of(record))
+
+
+def draw_afresh(draw: Draw, row: int, truth: Image, mesh: Floats) -> tuple[Image, Floats, str]:
+    """The mask of a row of a draw.
+
+    Args:
+        truth: uint8[H, W, 3] RGB, the crop or the whole picture.
+        mesh: float32[478, 2], pixels of ``truth``.
+
+    Returns:
+        The masked picture, alpha float32[H, W] and the mask's family.
+
+    Raises:
+        UsageError: no mask of the families drawn can be placed on this face.
+    """
+    names, weights = zip(*draw.families, strict=True)
+    for attempt in range(TRIES):
+        stream = [draw.seed, row, 99] if attempt == 0 else [draw.seed, row, 99, attempt]
+        rng = np.random.default_rng(stream)
+        family = str(rng.choice(names, p=weights))
+        masked, alpha = draw_mask(truth, mesh, rng, family)
+        if float((alpha > 0.5).mean()) >= MIN_COVER:
+            return masked, alpha, family
+    raise UsageError(f"no mask can be drawn on row {row} of {draw.data}", "Give other --families.")
 
 
 def at_size(picture: Pixels, size: int) -> Pixels:

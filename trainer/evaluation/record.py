@@ -44,6 +44,7 @@ class Record:
         notes: what was left out and why, in words.
         protocol: rows of the ancestors' protocols (`trainer.evaluation.protocols`), empty where not asked for.
         photos: the gate's figures on photographs (`trainer.evaluation.photos`), empty where not asked for.
+        frames: figures of whole pictures (`trainer.evaluation.frames`), empty where not asked for.
         clips: one entry a clip (`trainer.evaluation.clips`), empty where not asked for.
     """
 
@@ -53,6 +54,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     protocol: list[dict[str, Any]] = field(default_factory=list)
     photos: dict[str, Estimate] = field(default_factory=dict)
+    frames: dict[str, Estimate] = field(default_factory=dict)
     clips: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -96,8 +98,8 @@ def read(path: Path) -> Record:
             for r in stored["results"]
         ]
         photos = {key: Estimate(**value) for key, value in stored["photos"].items()}
-        rest = (stored["strangers"], stored["notes"], stored["protocol"], photos, stored["clips"])
-        return Record(stored["settings"], results, *rest)
+        rest = (stored["strangers"], stored["notes"], stored["protocol"], photos, _estimates(stored["frames"]))
+        return Record(stored["settings"], results, *rest, stored["clips"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no evaluation: {error}", hint) from error
 

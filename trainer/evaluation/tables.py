@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.evaluation.figures import FIGURES, Estimate
+from trainer.evaluation.measure import GROUPS
 from trainer.evaluation.record import Record, Result
 
 PICTURE = ("hole_psnr", "whole_psnr", "ssim", "hole_ssim", "hole_l1", "l1", "sharpness", "seam")
@@ -56,8 +57,10 @@ def of_systems(results: Sequence[Result], keys: Sequence[str]) -> str:
 
 
 def of_groups(result: Result, kind: str) -> str:
-    """One row a mask family or a source (``kind``) of one system."""
+    """One row a group of pictures of one ``kind`` (`measure.GROUPS`) of one system; empty where there is none."""
     groups = {name.removeprefix(f"{kind} "): v for name, v in result.groups.items() if name.startswith(f"{kind} ")}
+    if not groups:
+        return ""
     keys = [k for k in GROUPED if any(k in v for v in groups.values())]
     rows = []
     for name, values in groups.items():
@@ -77,6 +80,12 @@ def of_photos(photos: dict[str, Estimate]) -> str:
         for key, e in photos.items()
     ]
     return table(["photographs", "of", "share"], rows)
+
+
+def of_frames(frames: dict[str, Estimate]) -> str:
+    """Whole pictures through the tool, one row a figure."""
+    rows = [[FIGURES[key].title, str(e.count), cell(e, key)] for key, e in frames.items()]
+    return table(["whole pictures", "of", "figure"], rows)
 
 
 def of_clips(clips: list[dict[str, Any]]) -> str:
@@ -114,12 +123,15 @@ def markdown(record: Record, title: str) -> str:
     parts += ["## Mask and map\n", of_systems(record.results, MAP)]
     for model in record.models:
         suffix = f": {model.name}" if len(record.models) > 1 else ""
-        parts += [f"## By mask family{suffix}\n", of_groups(model, "family")]
-        parts += [f"## By source{suffix}\n", of_groups(model, "source")]
+        for kind in GROUPS:
+            if rows := of_groups(model, kind):
+                parts += [f"## By {'mask family' if kind == 'family' else kind}{suffix}\n", rows]
     if record.protocol:
         from trainer.evaluation.protocols import table_of
 
         parts += ["## Beside the ancestors' published figures\n", table_of(record.protocol)]
+    if record.frames:
+        parts += ["## Whole pictures through the tool\n", of_frames(record.frames)]
     if record.photos:
         parts += ["## Photographs\n", of_photos(record.photos)]
     if record.clips:
