@@ -100,3 +100,16 @@ def test_no_faces_no_calls_and_the_engine_stays_open(astronaut: NDArray[np.uint8
     assert list(stage.flush()) == []
     stage.close()
     assert not engine.closed
+
+
+@pytest.mark.parametrize(("masked", "wanted"), [(None, 1.0), (0.1, 0.425), (0.75, 0.425), (0.95, 1.0)])
+def test_a_mouth_outside_the_picture_is_not_taken_for_masked(
+    astronaut: NDArray[np.uint8], masked: float | None, wanted: float
+) -> None:
+    stage = InpaintStage(FakeEngine(worn_map(64)))
+    mouth = round(float(ANCHORS[:, 1].mean() + 0.45 * np.ptp(ANCHORS[:, 0])))
+    for bottom, score in ((mouth, wanted), (mouth + 120, 1.0)):
+        picture = np.ascontiguousarray(astronaut[: bottom - bottom % 2])
+        face = replace(face_at(ANCHORS), masked=masked)
+        (patch,) = stage(Packet(frame_of(picture), faces=(face,)))[0].patches
+        assert patch.score == pytest.approx(score), f"{bottom} rows"

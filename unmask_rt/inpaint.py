@@ -10,10 +10,28 @@ import numpy as np
 from engines.base import Engine
 from unmask_rt import align, planes
 from unmask_rt.align import Affine, Image
-from unmask_rt.blend import MAP_THRESHOLD, mask_score
+from unmask_rt.blend import MAP_THRESHOLD, lower_face, mask_score
 from unmask_rt.frames import Face, Frame, Packet, Patch
-from unmask_rt.gate import LIKELY
+from unmask_rt.gate import LIKELY, OFF, ON, WORN
 from unmask_rt.steady import Steady
+
+LEAST_SEEN = 0.5
+"""Share of mouth and chin that has to be in the picture for the map alone to be believed."""
+
+
+def seen_share(frame: Frame, transform: Affine, size: int) -> float:
+    """Share 0..1 of mouth and chin (`blend.lower_face`) that lies inside the picture.
+
+    Args:
+        frame: the picture.
+        transform: coded to crop pixels.
+        size: side of the crop.
+    """
+    rows, columns = lower_face(size)
+    x, y = np.meshgrid(np.linspace(columns.start, columns.stop - 1, 5), np.linspace(rows.start, rows.stop - 1, 5))
+    points = align.apply(align.invert(transform), np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32))
+    edge = np.array([frame.video.width, frame.video.height]) - 0.5
+    return float(((points >= -0.5) & (points <= edge)).all(axis=1).mean())
 
 
 class InpaintStage:
@@ -41,12 +59,22 @@ class InpaintStage:
                 continue
             crop, transform = cutting
             completed, mask_map = self._engine(crop[None])
-            worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
-            patch = Patch(face, transform, crop, completed[0], mask_map[0], score=mask_score(mask_map[0], turned=worn))
-            patches.append(patch)
+            score = self._score(packet.frame, face, transform, mask_map[0])
+            patches.append(Patch(face, transform, crop, completed[0], mask_map[0], score))
         if self._steady is not None:
             patches = self._calmed(self._steady, packet, patches)
         return [replace(packet, patches=tuple(patches))]
+
+    def _score(self, frame: Frame, face: Face, transform: Affine, mask_map: Image) -> float:
+        """What the gate decides on; where mouth and chin lie outside the picture it is left at what it was.
+
+        Outside the picture a crop repeats its border, which looks like cloth: there only the aligner may be believed.
+        """
+        worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
+        score = mask_score(mask_map, turned=worn)
+        if face.masked is None or face.masked >= WORN or seen_share(frame, transform, self._size) >= LEAST_SEEN:
+            return score
+        return min(score, (ON + OFF) / 2)
 
     def _calmed(self, memory: dict[int, Steady], packet: Packet, patches: Sequence[Patch]) -> list[Patch]:
         """Patches averaged over time, those of faces without any mask as they are; forgets who is not here."""
