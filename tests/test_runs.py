@@ -77,6 +77,45 @@ def test_a_map_can_be_found_given_or_borrowed(runs: Path) -> None:
     assert (borrowed(crops(128))[1] == at_side(torch.tensor(found)[..., None], 128)[..., 0].numpy()).all()
 
 
+def test_runs_are_mixed_by_their_weights(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = checkpoint.load(runs / "pix2pix")
+    moved = {k: v + 0.5 if v.is_floating_point() else v + 3 for k, v in one.average["generator"].items()}
+    (tmp_path / "far").mkdir()
+    checkpoint.save(tmp_path / "far", Checkpoint(one.preset, one.meta, average={"generator": moved}))
+    words = ["mix", str(runs / "pix2pix"), str(tmp_path / "far"), "-o"]
+    assert cli.main([*words, str(tmp_path / "between"), "--share", "0.4"]) == 0
+    assert "0.4 of far in pix2pix" in capsys.readouterr().out
+    between = checkpoint.load(tmp_path / "between")
+    for key, value in between.average["generator"].items():
+        first = one.average["generator"][key]
+        assert torch.allclose(value, first + 0.2) if value.is_floating_point() else torch.equal(value, first)
+    assert open_restorer(tmp_path / "between")(crops(64))[0].shape == (2, 64, 64, 3)
+    for share, name in ((0.0, "first"), (1.0, "second")):
+        assert cli.main([*words, str(tmp_path / name), "--share", str(share)]) == 0
+    same = open_restorer(tmp_path / "first")(crops(64))[0]
+    assert (same == open_restorer(runs / "pix2pix")(crops(64))[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("second", "share", "out", "code", "message"),
+    [
+        ("map", "0.5", "new", 2, "different networks"),
+        ("pix2pix", "1.5", "new", 2, "--share 1.5"),
+        ("pix2pix", "nan", "new", 2, "--share nan"),
+        ("pix2pix", "0.5", "pix2pix", 2, "holds a run already"),
+        ("nothing", "0.5", "new", 3, "holds no run"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(
+    runs: Path, second: str, share: str, out: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (runs / "pix2pix" / checkpoint.NAME).read_bytes()
+    words = ["mix", str(runs / "pix2pix"), str(runs / second), "--share", share, "-o", str(runs / out)]
+    assert cli.main(words) == code
+    assert message in capsys.readouterr().err
+    assert not (runs / "new").exists() and (runs / "pix2pix" / checkpoint.NAME).read_bytes() == before
+
+
 def test_what_needs_a_map_says_so(runs: Path) -> None:
     with pytest.raises(UsageError, match="--map"):
         open_restorer(runs / "dual-patch")(crops(64))

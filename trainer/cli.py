@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("trainer.evaluation.evaluate", "figures of a run or a model on faces that it has not seen"),
     "compare": ("trainer.evaluation.compare", "several runs or models in one table and one sheet"),
     "unmask": ("trainer.evaluation.unmask", "a folder of pictures in, maps and results out"),
+    "mix": ("trainer.mix", "two runs of one network -> a run between them"),
     "report": ("trainer.evaluation.report", "one HTML page about a run"),
     "export": ("trainer.export", "a run -> one ONNX file that unmask-rt runs"),
     "calibration": ("trainer.calibration", "crops that an int8 model is calibrated on"),

@@ -119,7 +119,8 @@ def export_run(
 
 def told(run: LoadedRun) -> str:
     """How a run was trained, for people."""
-    return f"preset {run.preset.name}, stage {run.stage}, {run.meta['step']} steps, {run.meta['seen']} pictures in all"
+    text = f"preset {run.preset.name}, stage {run.stage}, {run.meta['step']} steps, {run.meta['seen']} pictures in all"
+    return f"{text}, {run.meta['mixed']}" if "mixed" in run.meta else text
 
 
 def differs(reference: Restorer, exported: Restorer) -> int:
