@@ -111,6 +111,17 @@ def test_on_the_chin_leaves_nose_and_mouth_free(astronaut: Image) -> None:
     assert covered(astronaut, "chin", CHIN_FRONT) > 0.5 and covered(astronaut, "chin", 152) > 0.9
 
 
+def test_patchwork_has_few_colours_far_apart_with_straight_edges_between() -> None:
+    grey = np.full((512, 512, 3), 150, np.uint8)
+    for seed in range(6):
+        masked, alpha = draw(grey, seed, "patchwork")
+        inside = cv2.erode((alpha > 0.95).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        luma = cv2.cvtColor(masked, cv2.COLOR_RGB2GRAY).astype(float)
+        assert np.ptp(np.percentile(luma[inside], (5, 95))) > 60, "dark beside light"
+        edges = np.hypot(cv2.Sobel(luma, cv2.CV_64F, 1, 0), cv2.Sobel(luma, cv2.CV_64F, 0, 1))[inside]
+        assert np.median(edges) < 0.15 * np.percentile(edges, 99), "flat pieces, sharp edges"
+
+
 def test_a_stretch_mask_leaves_skin_between_its_arms(astronaut: Image) -> None:
     x, y = np.round(MESH[93]).astype(int)
     gaps = []

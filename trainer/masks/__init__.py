@@ -8,7 +8,7 @@ Numpy and OpenCV only: the demo clip and the benchmark use it too. The families 
     classic    placed on the mesh, drawn so that they sit, fold, shade and cast a shadow: surgical, KN95, cup, cloth,
                sport, gaiter
     everyday   stretch masks with arms around the ears; masks worn under the nose, on the chin, or held in front;
-               cloth thin enough to see through
+               cloth thin enough to see through, or pieced together from colours far apart
     landmark   flat templates warped to six landmarks
     geometric  a rectangle or an oval of one colour
 
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from trainer.masks.draw import draw_placed
-from trainer.masks.families import CLASSIC, EVERYDAY, FAMILY_WEIGHTS, Family
+from trainer.masks.families import CLASSIC, EVERYDAY, FAMILY_WEIGHTS, Family, patchwork
 from trainer.masks.geometric import draw_oval, draw_rectangle
 from trainer.masks.head import Floats, Head, Image, Rng
 from trainer.masks.landmark import draw_landmark
@@ -61,12 +61,13 @@ FAMILIES: dict[str, Drawer] = {
     "flat-cloth": draw_landmark("cloth"),
     "rectangle": draw_rectangle,
     "oval": draw_oval,
+    "patchwork": _chosen(patchwork),
 }
 """Every family by its name. A bank stores places in this list: new ones belong at its end."""
 
 GROUPS: dict[str, dict[str, float]] = {
     "classic": FAMILY_WEIGHTS,
-    "everyday": {"stretch": 0.4, "under-nose": 0.2, "chin": 0.15, "held": 0.1, "sheer": 0.15},
+    "everyday": {"stretch": 0.3, "under-nose": 0.15, "chin": 0.15, "held": 0.1, "sheer": 0.15, "patchwork": 0.15},
     "landmark": {"flat-surgical": 0.5, "flat-cup": 0.2, "flat-cloth": 0.3},
     "geometric": {"rectangle": 0.5, "oval": 0.5},
 }

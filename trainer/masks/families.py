@@ -141,6 +141,11 @@ def sheer(rng: Rng) -> Family:
     return replace(kind, opacity=(0.6, 0.94), rim=(0.55, 0.95))
 
 
+def patchwork(rng: Rng) -> Family:
+    """A cloth mask or a tube whose print or pieces have straight edges and colours far apart."""
+    return replace(_look(rng, ("cloth", "gaiter")), paint=paint.paint_patchwork)
+
+
 EVERYDAY: dict[str, Callable[[Rng], Family]] = {
     "stretch": stretch,
     "under-nose": under_nose,

@@ -91,12 +91,37 @@ def paint_cloth(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, F
             spots = value_noise(rng, (96, 128), (scale, max(scale * 3 // 4, 2))) > rng.uniform(0.0, 0.5)
             texture[spots] = rng.uniform(0, 1, 3)
         albedo = sample(texture, u, v)
+    return np.clip(albedo, 0, 1), _sewn(u, v, rng)
+
+
+def _sewn(u: Floats, v: Floats, rng: Rng) -> Floats:
+    """Relief of a seam down the middle, of most masks, and of a hem."""
     relief = np.zeros_like(u)
     if rng.random() < 0.6:
         relief -= np.exp(-(((u - 0.5) / 0.012) ** 2)) * float(rng.uniform(0.05, 0.25))
         relief += np.tanh((u - 0.5) / 0.06) * float(rng.uniform(-0.08, 0.08))
     hem = np.exp(-(((np.minimum(v, 1 - v) - 0.06) / 0.012) ** 2)) * float(rng.uniform(0.0, 0.15))
-    return np.clip(albedo, 0, 1), np.asarray(relief - hem, np.float32)
+    return np.asarray(relief - hem, np.float32)
+
+
+def paint_patchwork(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Floats]:
+    """Pieces with straight edges in three to six colours, dark beside light, all along the mask's edge too."""
+    count = int(rng.integers(6, 41))
+    tall = float(rng.uniform(0.4, 1.4))
+    middles = rng.uniform(-0.1, 1.1, (count, 2)).astype(np.float32)
+    near = np.full(u.shape, np.inf, np.float32)
+    piece = np.zeros(u.shape, np.int32)
+    for number, (x, y) in enumerate(middles):
+        distance = (u - x) ** 2 + ((v - y) * tall) ** 2
+        closer = distance < near
+        near[closer], piece[closer] = distance[closer], number
+    spans = ((0.0, 0.15), (0.8, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    chosen = [rng.uniform(*spans[k % len(spans)], 3) for k in range(int(rng.integers(2, 6)))]
+    if rng.random() < 0.5:
+        chosen[0][:] = chosen[0].mean()  # black rather than a dark colour
+    palette = np.array([style.colour, *chosen], np.float32)
+    colours = palette[rng.integers(0, len(palette), count)]
+    return np.clip(colours[piece], 0, 1), _sewn(u, v, rng)
 
 
 def paint_sport(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Floats, Floats]:
