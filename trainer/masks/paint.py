@@ -116,7 +116,7 @@ def paint_patchwork(u: Floats, v: Floats, style: Style, rng: Rng) -> tuple[Float
         closer = distance < near
         near[closer], piece[closer] = distance[closer], number
     spans = ((0.0, 0.15), (0.8, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
-    chosen = [rng.uniform(*spans[k % len(spans)], 3) for k in range(int(rng.integers(2, 6)))]
+    chosen = [rng.uniform(*span, 3) for span in spans[: int(rng.integers(2, 6))]]
     if rng.random() < 0.5:
         chosen[0][:] = chosen[0].mean()  # black rather than a dark colour
     palette = np.array([style.colour, *chosen], np.float32)
