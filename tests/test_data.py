@@ -135,16 +135,24 @@ def test_weights_follow_split_source_expression_and_turn() -> None:
         record(), record(smile=0.5), record(yaw=-0.4), record("b"), record(split="test"), record("unknown"),
         record(opened=0.3, yaw=0.3),
     ]  # fmt: skip
-    weights = sampling_weights(records, "train", {"a": 1.0, "b": 0.25})
+    weights = sampling_weights(records, "train", {"a": 1.0, "b": 0.25}, {})
     assert weights.sum() == pytest.approx(1)
     assert np.allclose(weights / weights[0], [1, 1.6, 1.6, 0.25, 0, 1, 2.56])
 
 
 def test_a_split_without_faces_is_an_error() -> None:
     with pytest.raises(ValueError, match="validation"):
-        sampling_weights([record()], "validation", {})
+        sampling_weights([record()], "validation", {}, {})
     with pytest.raises(ValueError, match="train"):
-        sampling_weights([record()], "train", {"a": 0.0})
+        sampling_weights([record()], "train", {"a": 0.0}, {})
+
+
+def test_people_are_drawn_as_often_as_asked_for() -> None:
+    records = [
+        record() | about for about in ({"age": 30}, {"age": 60, "sex": "f"}, {"age": 71, "group": "b"}, {"group": "b"})
+    ]
+    weights = sampling_weights(records, "train", {"a": 1.0}, {"60 and more": 2.0, "b": 1.5})
+    assert np.allclose(weights / weights[0], [1, 2, 3, 1.5])
 
 
 def test_sources_are_drawn_as_often_as_asked_for(tiny_set: TinySet) -> None:

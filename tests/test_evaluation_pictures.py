@@ -12,8 +12,9 @@ import pytest
 from tests.evaluation_media import SPLITS, aligned_astronaut, write_set
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.pictures import BASELINES, Drawer, at_size, cases, choose, person_of
+from trainer.evaluation.pictures import BASELINES, Drawer, at_size, cases, choose
 from trainer.masks import GROUPS
+from trainer.people import person_of
 from unmask_rt.errors import UsageError
 
 COUNT = SPLITS.count("test")

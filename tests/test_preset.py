@@ -51,8 +51,10 @@ def test_pix2pix_and_dual_patch_stand_as_published() -> None:
 
 
 def test_overrides_reach_every_place() -> None:
-    texts = ["size=128", "stage.pix2pix.width=32", "stage.pix2pix.loss.l1=10", "data.bare=0.25", "sources.mine=2",
-             "stage.pix2pix.clip=1.5", "title=my own", "stage.pix2pix.data.turned=0.5"]  # fmt: skip
+    texts = [
+        "size=128", "stage.pix2pix.width=32", "stage.pix2pix.loss.l1=10", "data.bare=0.25", "sources.mine=2",
+        "people.60 and more=3", "stage.pix2pix.clip=1.5", "title=my own", "stage.pix2pix.data.turned=0.5",
+    ]  # fmt: skip
     got = preset.load("pix2pix", texts)
     (stage,) = got.stages
     assert (got.size, stage.size, stage.options["width"], stage.options["loss"]["l1"]) == (128, 128, 32, 10)
@@ -60,6 +62,7 @@ def test_overrides_reach_every_place() -> None:
         stage.data["turned"] == 0.5
         and stage.data["bare"] == 0.25
         and got.sources["mine"] == 2.0
+        and got.people == {"60 and more": 3.0}
         and stage.options["clip"] == 1.5
     )
     assert got.title == "my own" and preset.load("pix2pix").size == 256

@@ -9,10 +9,12 @@ in the same order, whatever is done to them afterwards.
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -24,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, turn
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
+from trainer.people import person_of
 from unmask_rt.errors import MissingError, UsageError
 
 Sample = tuple[np.ndarray, ...]
@@ -55,8 +58,11 @@ class Batch:
         return masked, truth, self.alpha.to(torch.float32) / 255, self.valid.to(torch.float32) / 255
 
 
-def sampling_weights(records: list[dict[str, Any]], split: str, sources: Mapping[str, float]) -> np.ndarray:
-    """How often each row is drawn, float64[N] of sum 1: by source, and more for smiles, open mouths, turned heads.
+def sampling_weights(
+    records: list[dict[str, Any]], split: str, sources: Mapping[str, float], people: Mapping[str, float]
+) -> np.ndarray:
+    """How often each row is drawn, float64[N] of sum 1: by source, by what is told of the person (`people.person_of`),
+    and more for smiles, open mouths, turned heads.
 
     Raises:
         UsageError: there is none.
@@ -65,6 +71,7 @@ def sampling_weights(records: list[dict[str, Any]], split: str, sources: Mapping
     smile = np.array([r["smile"] > 0.3 or r["open"] > 0.1 for r in records])
     turned = np.array([abs(r["yaw"]) > 0.25 for r in records])
     weights *= np.where(smile, 1.6, 1.0) * np.where(turned, 1.6, 1.0)
+    weights *= [math.prod(people.get(word, 1.0) for word in person_of(r).values()) for r in records]
     if weights.sum() == 0:
         raise UsageError(
             f"no prepared face of the preset's sources belongs to the split {split!r}",
@@ -81,6 +88,7 @@ class Faces(Dataset[Sample]):
         split: "train", "validation" or "test".
         seed: of the order and the augmentation.
         sources: weight by source.
+        people: weight by what is told of a person: "60 and more", "black" (`people.person_of`).
         size: side of the samples, 256 or less.
         augment: False gives the rows of the split in order, unaltered.
         jitter: how samples are augmented, a key of `augment.JITTERS`.
@@ -106,6 +114,7 @@ class Faces(Dataset[Sample]):
         sources: Mapping[str, float],
         *,
         size: int = SIZE,
+        people: Mapping[str, float] = MappingProxyType({}),
         augment: bool = True,
         jitter: str = "camera",
         bare: float = 0.0,
@@ -129,7 +138,7 @@ class Faces(Dataset[Sample]):
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
         self.rows = np.array([i for i, r in enumerate(records) if r["split"] == split])
-        self.cumulated = np.cumsum(sampling_weights(records, split, sources))
+        self.cumulated = np.cumsum(sampling_weights(records, split, sources, people))
         self.real, self.real_share = real, real_share if real is not None else 0.0
         self.arrays: dict[str, np.ndarray] | None = None
 

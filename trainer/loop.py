@@ -76,7 +76,15 @@ def open_data(preset: Preset, stage: Stage, data: Path, split: str, real: Path |
     if not train:
         options = {"without": options.get("without", ())}
     return Faces(
-        data, split, preset.seed if train else 0, preset.sources, size=stage.size, augment=train, real=real, **options
+        data,
+        split,
+        preset.seed if train else 0,
+        preset.sources,
+        people=preset.people,
+        size=stage.size,
+        augment=train,
+        real=real,
+        **options,
     )
 
 

@@ -28,7 +28,9 @@ from typing import Any
 from unmask_rt.errors import MissingError, UsageError
 
 FOLDER = Path(__file__).parent / "presets"
-TOP = {"title", "source", "seed", "size", "epochs", "auto_resume", "checkpoint_epochs", "sources", "data", "stage"}
+WEIGHTS = ("sources", "people")
+"""Tables of how often something is drawn: by source, and by what is told of a person."""
+TOP = {"title", "source", "seed", "size", "epochs", "auto_resume", "checkpoint_epochs", *WEIGHTS, "data", "stage"}
 DATA = {"jitter", "bare", "dressed", "shaded", "stood_off", "turned", "real_share", "without", "input_half"}
 COMMON: dict[str, Any] = {"size": 0, "time_share": 0.0, "schedule": "constant", "ema": 0.0, "clip": 0.0, "data": {}}
 """Keys that any stage may leave out, and what that means (0: as the preset, or as the share)."""
@@ -82,6 +84,7 @@ class Preset:
     auto_resume: bool
     checkpoint_epochs: float
     sources: dict[str, float]
+    people: dict[str, float]
     stages: tuple[Stage, ...]
     raw: dict[str, Any]
 
@@ -157,20 +160,22 @@ def override(raw: dict[str, Any], text: str) -> None:
     for i, part in enumerate(path[:-1]):
         if part == "data" and isinstance(table, dict) and (i == 0 or (i == 2 and path[0] == "stage")):
             table, optional = table.setdefault("data", {}), DATA
+        elif i == 0 and part in WEIGHTS:
+            table, optional = table.setdefault(part, {}), ()
         elif i == 1 and path[0] == "stage":
             table, optional = next((s for s in table if s.get("name") == part), None), COMMON
         else:
             table, optional = (table.get(part) if isinstance(table, dict) else None), ()
         if table is None:
             raise UsageError(f"--set {key}: there is no {part!r} in the preset", _places(raw))
-    if not isinstance(table, dict) or (path[-1] not in table and path[-1] not in optional and path[0] != "sources"):
+    if not isinstance(table, dict) or (path[-1] not in table and path[-1] not in optional and path[0] not in WEIGHTS):
         raise UsageError(f"--set {key}: the preset has no such key", _places(raw))
     table[path[-1]] = parsed
 
 
 def _places(raw: Mapping[str, Any]) -> str:
     stages = [f"stage.{s.get('name')}.KEY" for s in raw.get("stage", []) if isinstance(s, dict)]
-    return f"Keys are: size, seed, epochs, data.KEY, sources.NAME, {', '.join(stages)}."
+    return f"Keys are: size, seed, epochs, data.KEY, sources.NAME, people.WORD, {', '.join(stages)}."
 
 
 def check(name: str, raw: dict[str, Any]) -> Preset:
@@ -239,6 +244,7 @@ def check(name: str, raw: dict[str, Any]) -> Preset:
         bool(raw.get("auto_resume", False)),
         float(raw.get("checkpoint_epochs", 0.0)),
         {k: float(v) for k, v in raw["sources"].items()},
+        {k: float(v) for k, v in raw.get("people", {}).items()},
         tuple(stages),
         raw,
     )

@@ -65,7 +65,7 @@ def losses(raw: Raw, points: Tensor, weight: Tensor, face: Tensor) -> dict[str, 
     there = face[:, 0]
     total = weight.sum().clamp(min=1)
     error = (raw.points - points).norm(dim=2)  # (B, 7) pixels
-    near = F.smooth_l1_loss(raw.points, points, reduction="none", beta=1.0).sum(2)
+    near = F.smooth_l1_loss(raw.points, points, reduction="none", beta=0.1).sum(2)
     cells = (points - (STRIDE - 1) / 2) / STRIDE
     steps = torch.arange(CELLS, dtype=torch.float32)
     bell = torch.exp(-0.5 * (steps - cells[..., None]) ** 2)  # (B, 7, 2, 32)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from trainer.evaluation.figures import Estimate, summarise
 from trainer.evaluation.metrics import Target, map_figures, says_mask
-from trainer.evaluation.pictures import AGES, BASELINES, PERSON, Case, Draw, Picture, at_size, cases
+from trainer.evaluation.pictures import BASELINES, Case, Draw, Picture, at_size, cases
+from trainer.people import AGES, PERSON
 
 if TYPE_CHECKING:
     from trainer.evaluation.features import FeatureDistance, Features

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
 from trainer.masks import choose_families, draw_mask
+from trainer.people import person_of
 from unmask_rt.errors import UsageError
 
 Image = NDArray[np.uint8]
@@ -75,21 +76,6 @@ class Picture:
     alpha: Floats
     mesh: Floats
     person: dict[str, str]
-
-
-PERSON = ("age", "sex", "group")
-"""What sets of faces tell of people; figures are reported by each."""
-AGES = ((13, "below 13"), (20, "13 to 19"), (60, "20 to 59"), (200, "60 and more"))
-
-
-def person_of(record: dict[str, Any]) -> dict[str, str]:
-    """Age (in spans), sex and group of a prepared face, in words; of those that its set does not tell none."""
-    found = {key: str(record[key]) for key in PERSON if record.get(key) is not None}
-    if "age" in found:
-        found["age"] = next(span for below, span in AGES if int(found["age"]) < below)
-    if "sex" in found:
-        found["sex"] = {"f": "female", "m": "male"}[found["sex"]]
-    return found
 
 
 def choose(data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "") -> Draw:

@@ -1,7 +1,7 @@
 """The editing module of the default model: L1, SSIM and features first, a patch discriminator later.
 
 At half the crop's side (size 128) only the inner network is trained, at 256 the whole. The discriminator and the
-features look at the lower face only, which is where the masks are, and at half the side in both cases.
+features look at the lower face only, which is where the masks are; features and SSIM at half the side in both cases.
 """
 
 from __future__ import annotations
