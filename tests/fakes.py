@@ -79,7 +79,7 @@ def turned(picture: Image, degrees: int, pixel_format: str = "rgb24") -> Frame:
         frame = frame_of(coded, pixel_format=pixel_format)
         matrix, size = orient.to_display(coded.shape[1], coded.shape[0], matrix=QUARTER[degrees])
         frame = replace(frame, to_display=matrix, display_size=size)
-        upright, _ = planes.preview(frame, 10_000)
+        upright = planes.upright(frame)
         if upright.shape == picture.shape and np.abs(upright.astype(int) - picture).mean() < 8:
             return frame
     raise AssertionError(f"no turn of the planes gives the picture back at {degrees} degrees")

@@ -231,6 +231,7 @@ def test_preview_is_small_and_never_enlarged() -> None:
     small, scale = planes.preview(frame, 48)
     assert small.shape == (32, 48, 3) and scale == 0.5
     assert planes.preview(frame, 4000)[0].shape == (64, 96, 3)
+    assert (planes.upright(frame) == planes.preview(frame, 96)[0]).all()
 
 
 def test_clone_keeps_side_data_and_shares_no_memory() -> None:

@@ -47,10 +47,6 @@ def same(one: Frame, other: Frame) -> bool:
     return all((a == b).all() for a, b in zip(samples(one), samples(other), strict=True))
 
 
-def upright(frame: Frame) -> Image:
-    return planes.preview(frame, 10_000)[0]
-
-
 def cover_in_display(frame: Frame, feathered: bool) -> NDArray[np.bool_]:
     """Where the patch has to be, or (feathered) may be at most, in the display."""
     change, px = (cv2.dilate, 15) if feathered else (cv2.erode, 5)
@@ -73,7 +69,7 @@ def test_the_patch_is_over_the_mask_and_nothing_else_changes(astronaut: Image, p
     assert done.video.format.name == frame.video.format.name and done.pts == frame.pts
     assert packet.patches[0].strength == 1.0
     inside, near = cover_in_display(frame, False), cover_in_display(frame, True)
-    shown, old = upright(done), upright(frame)
+    shown, old = planes.upright(done), planes.upright(frame)
     assert np.abs(shown[inside].astype(int) - GREEN).mean() < 12
     for plane, (a, b) in enumerate(zip(before, samples(done), strict=True)):
         step_y, step_x = 512 // a.shape[0], 512 // a.shape[1]
@@ -91,7 +87,7 @@ def test_the_patch_sits_right_on_planes_that_lie_on_their_side(
     picture = np.ascontiguousarray(astronaut[:400])
     frame = turned(picture, degrees, pixel_format)
     (packet,) = stage()(patched(frame))
-    shown, old = upright(packet.frame), upright(frame)
+    shown, old = planes.upright(packet.frame), planes.upright(frame)
     inside, near = cover_in_display(frame, False), cover_in_display(frame, True)
     assert np.abs(shown[inside].astype(int) - GREEN).mean() < 12
     assert np.abs(shown.astype(int) - old)[~near].max() <= 24, "only chroma of cut blocks may differ"
@@ -120,7 +116,7 @@ def test_half_the_strength_changes_half_as_much(astronaut: Image) -> None:
     patch = patched(frame).patches[0]
     inside = cover_in_display(frame, False)
     full, half = (
-        upright(put(frame, replace(patch, strength=s), FEATHER)).astype(int)[inside] - smooth[inside]
+        planes.upright(put(frame, replace(patch, strength=s), FEATHER)).astype(int)[inside] - smooth[inside]
         for s in (1.0, 0.5)
     )
     assert np.abs(half - full / 2).mean() < 3
@@ -133,7 +129,7 @@ def test_a_face_that_leaves_the_picture_is_patched_as_far_as_it_is_there(
     frame = frame_of(astronaut, pixel_format="yuv420p")
     moved = face_at(ANCHORS + np.float32(shift))
     (packet,) = stage()(patched(frame, [moved]))
-    changed = (upright(packet.frame) != upright(frame)).any(2)
+    changed = (planes.upright(packet.frame) != planes.upright(frame)).any(2)
     to_crop = align.crop_transform(moved.anchors, 128)
     cover = cv2.warpAffine(worn_map(), align.invert(to_crop), frame.display_size) > 0
     assert cover.sum() > 100 and changed[cover].mean() > 0.9
@@ -144,7 +140,7 @@ def test_two_faces_are_both_patched(astronaut: Image) -> None:
     frame = frame_of(astronaut)
     second = face_at(ANCHORS + np.float32([120, 200]), 2)
     (packet,) = stage()(patched(frame, [face_at(), second]))
-    changed = (upright(packet.frame) != upright(frame)).any(2)
+    changed = (planes.upright(packet.frame) != planes.upright(frame)).any(2)
     inside = cover_in_display(frame, False)
     assert changed[inside].mean() > 0.95 and changed[np.roll(inside, (200, 120), (0, 1))].mean() > 0.95
 
@@ -178,7 +174,7 @@ def test_a_lost_face_holds_its_last_patch(astronaut: Image) -> None:
 def test_a_lost_face_is_blurred(astronaut: Image) -> None:
     decoded, shown = shot(astronaut, "blur")
     x0, y0, x1, y1 = (round(v) for v in face_at().box)
-    old, new = upright(decoded[2]).astype(int), upright(shown[2]).astype(int)
+    old, new = planes.upright(decoded[2]).astype(int), planes.upright(shown[2]).astype(int)
     assert np.abs(new - old)[y0:y1, x0:x1].mean() > 10
     fine = [
         np.abs(cv2.Laplacian(p[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].astype(np.float32), cv2.CV_32F)) for p in (old, new)
@@ -192,7 +188,7 @@ def test_a_lost_face_is_blurred(astronaut: Image) -> None:
 def test_a_blur_finds_its_place_on_planes_that_lie_on_their_side(astronaut: Image) -> None:
     frame = turned(np.ascontiguousarray(astronaut[:400]), 90, "yuv420p10le")
     box = face_at().box
-    changed = (upright(blur(frame, box)) != upright(frame)).any(2)
+    changed = (planes.upright(blur(frame, box)) != planes.upright(frame)).any(2)
     rows, columns = np.nonzero(changed)
     found = columns.min(), rows.min(), columns.max(), rows.max()
     assert np.abs(np.array(found) - box).max() <= 4
@@ -224,7 +220,7 @@ def test_every_view_has_the_right_size_and_time(astronaut: Image, view: str, pix
         (done,) = stage(view)(packet)
         wide, high = done.frame.display_size
         assert (wide, high) == ((1024, 400) if view == "side-by-side" else (512, 400))
-        assert upright(done.frame).shape == (high, wide, 3)
+        assert planes.upright(done.frame).shape == (high, wide, 3)
         assert (done.frame.pts, done.frame.time_base, done.frame.index) == (frame.pts, frame.time_base, frame.index)
         assert done.frame.video.pts == frame.pts and done.frame.video.time_base == frame.time_base
 
@@ -233,14 +229,14 @@ def test_side_by_side_shows_input_and_result(astronaut: Image) -> None:
     frame = frame_of(astronaut)
     (done,) = stage("side-by-side")(patched(frame))
     (result,) = stage()(patched(frame))
-    both = upright(done.frame)
-    assert (both[:, :512] == astronaut).all() and (both[:, 512:] == upright(result.frame)).all()
+    both = planes.upright(done.frame)
+    assert (both[:, :512] == astronaut).all() and (both[:, 512:] == planes.upright(result.frame)).all()
 
 
 def test_the_difference_is_black_where_nothing_changed(astronaut: Image) -> None:
     frame = frame_of(astronaut)
     (done,) = stage("difference")(patched(frame))
-    picture = upright(done.frame)
+    picture = planes.upright(done.frame)
     assert (picture[~cover_in_display(frame, True)] == 0).all()
     assert picture[cover_in_display(frame, False)].max(1).mean() > 150
 
@@ -251,7 +247,7 @@ def test_the_mask_view_colours_the_map_and_marks_the_face(astronaut: Image) -> N
     pictures = {}
     for name, mask_map in (("masked", worn_map()), ("bare", worn_map() // 4)):  # the second is too faint for the gate
         (done,) = stage("mask")(patched(frame, mask_map=mask_map))
-        pictures[name] = upright(done.frame).astype(int)
+        pictures[name] = planes.upright(done.frame).astype(int)
     plain = astronaut[inside].astype(int)
     for name, colour in (("masked", ON), ("bare", OFF)):
         before, after = (np.abs(p - colour).sum(1).mean() for p in (plain, pictures[name][inside]))
@@ -274,9 +270,9 @@ def test_the_mask_view_marks_a_lost_face(astronaut: Image) -> None:
     blender(first)
     (done,) = blender(Packet(frame_of(astronaut, 1)))
     assert done.missed == (box,)
-    line = upright(done.frame)[420, 310:390].astype(int)
+    line = planes.upright(done.frame)[420, 310:390].astype(int)
     assert (np.abs(line - LOST).max(1) < 12).mean() > 0.9
-    assert (upright(frame) == astronaut).all()
+    assert (planes.upright(frame) == astronaut).all()
 
 
 def test_an_unknown_view_is_a_usage_error() -> None:
@@ -297,7 +293,7 @@ def test_file_mode_gives_every_frame_once_and_in_order(astronaut: Image) -> None
     assert len(shown) < 24, "file mode looks ahead"
     shown += list(blender.flush())
     assert [p.frame.index for p in shown] == list(range(24))
-    assert all((upright(p.frame) != small).any() for p in shown)
+    assert all((planes.upright(p.frame) != small).any() for p in shown)
     blender.close()
 
 

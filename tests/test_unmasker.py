@@ -29,7 +29,7 @@ def masked_astronaut(family: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rgb_of(frame: Frame) -> np.ndarray:
-    return planes.preview(frame, max(frame.display_size))[0].astype(np.int16)
+    return planes.upright(frame).astype(np.int16)
 
 
 @pytest.mark.parametrize("family", ["surgical", "kn95", "sport"])

@@ -209,6 +209,11 @@ def preview(frame: Frame, max_side: int) -> tuple[Image, float]:
     return np.ascontiguousarray(picture), scale
 
 
+def upright(frame: Frame) -> Image:
+    """The whole frame as a picture: uint8[h, w, 3] RGB of its ``display_size``, upright."""
+    return preview(frame, max(frame.display_size))[0]
+
+
 def read_rgb(video: av.VideoFrame, rect: Rect) -> Image:
     """A rectangle of the frame as RGB, with the frame's own matrix and range.
 

@@ -125,10 +125,6 @@ def blur(frame: Frame, box: Box) -> Frame:
     return planes.write_rgb(frame, rect, before, after, np.full(before.shape[:2], 255, np.uint8))
 
 
-def _upright(frame: Frame) -> Image:
-    return planes.preview(frame, max(frame.display_size))[0]
-
-
 def _picture(frame: Frame, rgb: Image) -> Frame:
     """A frame of a new picture at the time of another one: 4:2:0 where a video's was YUV, as players expect it."""
     video = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
@@ -144,16 +140,16 @@ def _result(packet: Packet, done: Frame) -> Frame:
 
 
 def _side_by_side(packet: Packet, done: Frame) -> Frame:
-    return _picture(done, np.hstack([_upright(packet.frame), _upright(done)]))
+    return _picture(done, np.hstack([planes.upright(packet.frame), planes.upright(done)]))
 
 
 def _difference(packet: Packet, done: Frame) -> Frame:
-    change = cv2.absdiff(_upright(packet.frame), _upright(done))
+    change = cv2.absdiff(planes.upright(packet.frame), planes.upright(done))
     return _picture(done, np.asarray(cv2.convertScaleAbs(change, alpha=4)))
 
 
 def _mask(packet: Packet, done: Frame) -> Frame:
-    return _picture(done, draw_overlay(_upright(packet.frame), packet))
+    return _picture(done, draw_overlay(planes.upright(packet.frame), packet))
 
 
 VIEWS: dict[str, Callable[[Packet, Frame], Frame]] = {

@@ -49,7 +49,7 @@ def measure_clip(
     stages = tool_stages(engine, "file", face_model=face_model, finder_model=finder_model)
     with closing(stages[0]), closing(stages[2]):
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
-        outputs = [planes.preview(frame, max(frame.display_size))[0] for frame in through(stages, frames)]
+        outputs = [planes.upright(frame) for frame in through(stages, frames)]
     return {
         "name": path.stem,
         "frames": len(truths),
@@ -75,7 +75,7 @@ def masked_frames(
     source = open_source(path)
     with FaceMesh(face_model, max_faces=1, video=True) as find, closing(source):
         for frame in source:
-            picture = planes.preview(frame, max(frame.display_size))[0]
+            picture = planes.upright(frame)
             found = find(picture, round(frame.time_s * 1000))
             if not found and truths:
                 break

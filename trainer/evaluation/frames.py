@@ -80,7 +80,7 @@ def through(stages: Sequence[Stage], picture: Image) -> Image:
     packet = Packet(frame_of(picture))
     for stage in stages:
         (packet,) = stage(packet)
-    return planes.preview(packet.frame, max(packet.frame.display_size))[0]
+    return planes.upright(packet.frame)
 
 
 def pictures(draw: Draw, inputs: Sequence[Path]) -> Iterator[tuple[int, Image]]:

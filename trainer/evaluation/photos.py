@@ -27,7 +27,7 @@ from unmask_rt import models, planes
 from unmask_rt.errors import UsageError
 from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.pose import box_of
-from unmask_rt.frames import Frame, Packet
+from unmask_rt.frames import Packet
 from unmask_rt.gate import ON
 from unmask_rt.sources.pictures import PictureSource
 
@@ -61,8 +61,8 @@ def measure_photos(
                 (packet,) = find(Packet(frame))
                 (packet,) = inpaint(packet)
                 (finished,) = blend(packet)
-                before = _upright(frame)
-                moved = np.abs(before.astype(np.int16) - _upright(finished.frame)).max(2)
+                before = planes.upright(frame)
+                moved = np.abs(before.astype(np.int16) - planes.upright(finished.frame)).max(2)
                 scores = [(patch.face.box, patch.score) for patch in packet.patches]
                 if kind == "unmasked":
                     counted["unchanged"].append(float(not moved.any()))
@@ -147,7 +147,3 @@ def score_at(box: Box, scores: list[tuple[Box, float]]) -> float | None:
         if box[0] <= u <= box[2] and box[1] <= v <= box[3]:
             inside.append((np.hypot(u - x, v - y), score))
     return min(inside)[1] if inside else None
-
-
-def _upright(frame: Frame) -> NDArray[np.uint8]:
-    return planes.preview(frame, max(frame.display_size))[0]
