@@ -65,3 +65,14 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory, face_models: FaceModels) 
     from tests.trainer_media import make_set
 
     return make_set(tmp_path_factory.mktemp("trainer"), face_models.face)
+
+
+@pytest.fixture
+def quick_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A perceptual loss on one convolution: its real network is tested elsewhere."""
+    from torch import nn
+
+    from trainer import losses
+
+    layer = nn.Conv2d(3, 4, 3, 2)
+    monkeypatch.setitem(losses.BACKBONES, "efficientnet-lite0", lambda: ([layer], (0,)))

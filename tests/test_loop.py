@@ -17,7 +17,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from tests.training_media import tiny_file, tiny_preset, write_set
-from trainer import checkpoint, cli, losses
+from trainer import checkpoint, cli
 from trainer.checkpoint import Checkpoint
 from trainer.loop import Settings, train
 from trainer.preset import Preset
@@ -38,11 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("set") / "data")
 
 
-@pytest.fixture(autouse=True)
-def quick_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A perceptual loss on one convolution: its real network is tested elsewhere."""
-    layer = torch.nn.Conv2d(3, 4, 3, 2)
-    monkeypatch.setitem(losses.BACKBONES, "efficientnet-lite0", lambda: ([layer], (0,)))
+pytestmark = pytest.mark.usefixtures("quick_features")
 
 
 def go(

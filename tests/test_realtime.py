@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from tests.training_media import tiny_preset, write_set
-from trainer import losses
 from trainer.data import Batch, Faces, stacked
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from trainer.preset import Options
@@ -24,10 +23,7 @@ from unmask_rt.errors import UsageError
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
 
 
-@pytest.fixture(autouse=True)
-def quick_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A perceptual loss on one convolution: its real network is tested elsewhere."""
-    monkeypatch.setitem(losses.BACKBONES, "efficientnet-lite0", lambda: ([nn.Conv2d(3, 4, 3, 2)], (0,)))
+pytestmark = pytest.mark.usefixtures("quick_features")
 
 
 @pytest.fixture(scope="module")

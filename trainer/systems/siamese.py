@@ -52,7 +52,7 @@ class Siamese(System):
             face = self.networks["generator"](x)
         face = truth + (face.float() - truth) * valid
         figures: Figures = {
-            "critic_classifier": self.classify(face.detach(), truth),
+            "critic_classifier": self.tell_apart("classifier", face, truth),
             "critic_siamese": self.compare(x, face.detach(), truth),
         }
         with self.untrained("classifier", "siamese"), self.autocast():
@@ -66,15 +66,6 @@ class Siamese(System):
         total = sum((self.options["loss"][name] * term for name, term in terms.items()), x.new_zeros(()))
         self.update("generator", total)
         return figures | {"loss": total.detach()} | {name: term.detach() for name, term in terms.items()}
-
-    def classify(self, fake: Tensor, real: Tensor) -> Tensor:
-        """One step of the real/fake classifier."""
-        network = self.networks["classifier"]
-        with self.autocast():
-            seen = [network(picture) for picture in (real, fake)]
-        loss = (losses.judged(seen[0].float(), True) + losses.judged(seen[1].float(), False)) / 2
-        self.update("classifier", loss)
-        return loss.detach()
 
     def compare(self, x: Tensor, fake: Tensor, real: Tensor) -> Tensor:
         """One step of the Siamese discriminator on its three kinds of pairs.
