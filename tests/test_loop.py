@@ -139,6 +139,16 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_says_130(
     assert cli.main([*command[:4], str(tmp_path / "new"), "--resume"]) == 2
 
 
+def test_a_run_of_one_stage_goes_on_with_that_stage(data: Path, tmp_path: Path) -> None:
+    file = str(tiny_file(tmp_path / "tiny.toml", "realtime"))
+    command = ["run", "--data", str(data), "--run", str(tmp_path / "r"), "--no-tensorboard", "--workers", "0"]
+    first = ["--preset", file, "--stage", "map", "--steps", "2", "--pause-steps", "1"]
+    assert cli.main([*command, *first]) == 0
+    assert cli.main([*command, "--resume"]) == 0
+    stored = checkpoint.load(tmp_path / "r")
+    assert stored.meta["stage"] == "map" and stored.meta["step"] == 2 and set(stored.networks) == {"map"}
+
+
 def test_dual_patch_goes_on_by_itself(data: Path, tmp_path: Path) -> None:
     file = str(tiny_file(tmp_path / "tiny.toml", "dual-patch"))
     command = ["run", "--data", str(data), "--run", str(tmp_path / "r"), "--no-tensorboard", "--workers", "0"]

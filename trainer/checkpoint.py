@@ -2,7 +2,8 @@
 
     format, version    what the file is
     preset             the preset with all overrides
-    meta               preset (its name), stage, step, seen (pictures), seconds, done, and the run's budget
+    meta               preset (its name), stage, step, seen (pictures), seconds, done; the run's budget, its stages, and
+                       its folder of pseudo labels
     networks, average, optimizers    of the stage in work, by name
     carried            weights that earlier stages have left behind, by network
 

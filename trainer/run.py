@@ -93,9 +93,11 @@ def main(args: argparse.Namespace) -> int:
     resume = args.resume or chosen.auto_resume
     stored = there.meta if there is not None and resume else None
     del there
+    begun = stored or {}
+    real = args.real or begun.get("real")
     settings = Settings(
-        stages=tuple(args.stage),
-        real=args.real,
+        stages=tuple(args.stage or begun.get("stages", ())),
+        real=Path(real) if real else None,
         workers=min(8, max(1, (os.cpu_count() or 2) // 2)) if args.workers is None else args.workers,
         amp={"auto": None, "on": True, "off": False}[args.amp],
         save_minutes=args.save_minutes,

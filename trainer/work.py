@@ -81,7 +81,8 @@ class StageWork:
         meta = {
             "preset": self.run.preset.name, "stage": self.stage.name, "step": self.step, "seen": self.run.seen,
             "seconds": self.seconds, "done": self.done and self.last,
-            "unit": self.run.budget.unit, "amount": self.run.budget.amount,
+            "unit": self.run.budget.unit, "amount": self.run.budget.amount, "stages": [s.name for s in self.run.stages],
+            "real": str(self.run.settings.real or ""),
         }  # fmt: skip
         return Checkpoint(
             self.run.preset.raw,
