@@ -11,8 +11,19 @@ import pytest
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Image
 from unmask_rt.faces.centerface import CenterFace, FoundFace, iou
-from unmask_rt.faces.look import OVERLAP, STILL_SIDES, TILE, StillLooker, finder_find, in_tiles
-from unmask_rt.faces.pose import anchors_of, box_of
+from unmask_rt.faces.look import (
+    BOX_HIGH,
+    OVERLAP,
+    STILL_SIDES,
+    TILE,
+    ZOOMS,
+    StillLooker,
+    finder_find,
+    in_tiles,
+    mesh_inside,
+)
+from unmask_rt.faces.mesh import FaceMesh
+from unmask_rt.faces.pose import anchors_of, box_of, pose_of, side_of
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +71,26 @@ def test_a_profile_is_placed_by_its_box(nose_x: float) -> None:
     assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.5)) is None  # in doubt it is nobody
     points[2, 1] = 40  # a nose above the eyes
     assert finder_find(FoundFace((20.0, 10.0, 110.0, 130.0), points, 0.8)) is None
+
+
+def test_a_head_turned_far_is_as_large_as_its_box_where_the_finder_is_sure() -> None:
+    points = np.array([[60, 50], [78, 50], [84, 72], [60, 100], [70, 100]], np.float32)  # eyes .2 of the box apart
+    box = (20.0, 10.0, 110.0, 130.0)
+    sure, in_doubt = finder_find(FoundFace(box, points, 0.8)), finder_find(FoundFace(box, points, 0.5))
+    assert sure is not None and in_doubt is not None
+    assert side_of(sure.pose) == pytest.approx(120 / BOX_HIGH) and side_of(in_doubt.pose) < 0.9 * side_of(sure.pose)
+    x0, _, x1, _ = box_of(sure.pose)
+    assert x0 < 25 and x1 > 105  # all of it, not only what is about the eyes
+
+
+@pytest.mark.parametrize(("larger", "seen"), [(1.0, True), (1.15, True), (1.3, False), (0.77, True)])
+def test_a_mesh_that_is_much_smaller_is_not_the_face_that_is_expected(
+    astronaut: Image, face_models: Any, larger: float, seen: bool
+) -> None:
+    expected = pose_of(sample.astronaut_mesh()[list(MESH_ANCHORS)])
+    expected[2] += np.log(larger)
+    with FaceMesh(face_models.face, max_faces=1, video=False) as mesh:
+        assert (mesh_inside(mesh, astronaut, expected, ZOOMS) is not None) == seen
 
 
 def test_of_many_faces_the_largest_are_kept(face_models: Any, masked_astronaut: Image) -> None:

@@ -43,8 +43,9 @@ TELLING = 0.5
 """How sure of a face the aligner has to be for its word on masks to count."""
 ALONE_SIDE = 48.0
 """Pixels of the crop's side below which the finder alone is not believed."""
-PROFILE, BOX_HIGH = 0.12, 0.80
-"""Share of the box's width below which the eyes of a profile lie apart, and the box's height in crop sides."""
+PROFILE, NO_EYES, BOX_HIGH = 0.28, 0.12, 0.86
+"""Share of the box's width below which the eyes of a profile lie apart, and below which they tell nothing even where
+the finder is not sure; and the height of a profile's box in crop sides."""
 EYES = (33, 263)
 """Outer eye corners in the mesh."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
@@ -53,6 +54,9 @@ to the first ratio (27 degrees) is left in, as in the crops that networks are tr
 the crop grows."""
 SAME = 0.35
 """`tracker.distance` up to which two looks mean one face."""
+SHRUNK = 0.2
+"""How much smaller (natural logarithm) a mesh is that does not see the face that is expected, but fits into a profile
+what is about its eye."""
 
 
 class StillLooker:
@@ -168,7 +172,7 @@ def finder_find(face: FoundFace) -> Find | None:
     apart = float(np.hypot(*eyes))
     if apart < PROFILE * width and face.score >= CONVINCING:
         return _profile_find(face)
-    if not PROFILE * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
+    if not NO_EYES * width < apart < 0.9 * width or not 0.4 * height < width < 1.6 * height:
         return None
     if abs(math.atan2(eyes[1], eyes[0])) > math.radians(100):
         return None
@@ -220,14 +224,14 @@ def mesh_inside(mesh: FaceMesh, rgb: Image, expected: Pose, zooms: Sequence[floa
         zooms: sides of the windows to try, in crop sides.
 
     Returns:
-        The first mesh that agrees with ``expected``, in pixels of ``rgb``, or None.
+        The first mesh that agrees with ``expected`` and is not much smaller, in pixels of ``rgb``, or None.
     """
     for zoom in zooms:
         to_window = window_of(expected, WINDOW, zoom)
         for face in mesh(cut(rgb, to_window, WINDOW)):
             points = apply(invert(to_window), face.points)
             find = mesh_find(MeshFace(points, face.depth / np.float32(scale_of(to_window)), face.blendshapes))
-            if find is not None and distance(find.pose, expected) < SAME:
+            if find is not None and distance(find.pose, expected) < SAME and find.pose[2] > expected[2] - SHRUNK:
                 return find
     return None
 

@@ -40,7 +40,8 @@ TRUST = 0.3
 LEAP = 0.25
 """Change of a face's size (natural logarithm) from one picture to the next that is an error, not motion."""
 ASTRAY, OFF = 0.25, 0.08
-"""`distance` of a track from what the finder, and the mesh, see, from which it is put right."""
+"""`distance` of a track from what the finder, and (where the aligner is in doubt) the mesh sees, from which it is put
+right."""
 DENIED, CLEARLY = 3, 0.85
 """So many looks of the finder in a row that see nothing end a track, unless the aligner is that sure of it."""
 
@@ -294,7 +295,8 @@ class VideoLooker:
         if seen is not None:
             track.denied = 0
             self.tracker.confirmed.add(track.id)
-            if distance(seen.pose, now.sights[track.id].find.pose) > OFF:
+            mine = now.sights[track.id].find
+            if distance(seen.pose, mine.pose) > (OFF if mine.confidence < DOUBT else ASTRAY):
                 now.sights[track.id] = Sight(seen)
 
 
