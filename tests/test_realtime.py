@@ -72,6 +72,14 @@ def test_the_editing_module_learns_a_batch_by_heart(data: Path) -> None:
     assert found[-1] < 0.8 * found[0]
 
 
+def test_what_weighs_nothing_is_not_computed(data: Path) -> None:
+    made = system("outer")
+    made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0}
+    made.frozen = {}
+    figures = made.step(batch(data, 256), 0.0)
+    assert {"l1_hole", "l1_rest"} <= set(figures) and not {"ssim", "perceptual"} & set(figures)
+
+
 def test_holes_are_now_and_then_too_wide_or_too_narrow() -> None:
     made = system("outer")
     assert isinstance(made, Realtime)

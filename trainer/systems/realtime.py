@@ -27,8 +27,9 @@ def lower_face(pictures: Tensor) -> Tensor:
 
 class Realtime(System):
     """Options: ``learning_rate``, ``discriminator_learning_rate``, ``betas`` and ``discriminator_betas``, ``backbone``
-    of the features, ``gan_from`` (share of the stage after which the adversarial half starts), ``loss`` with l1_hole,
-    l1_rest, ssim, perceptual, adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
+    of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never), ``loss`` with
+    l1_hole, l1_rest, ssim, perceptual (these two are not computed if they weigh 0), adversarial and matching;
+    ``widths`` and ``map_widths`` of smaller networks.
     """
 
     def __init__(self, options: dict[str, object], size: int) -> None:
@@ -72,14 +73,15 @@ class Realtime(System):
         composite = truth + (composite - truth) * valid
         seen, real, small = lower_face(composite), lower_face(truth), lower_face(wide * valid)
         halves = [F.avg_pool2d(t, 2) if t.shape[2] > 80 else t for t in (seen, real, small)]
-        with self.autocast():
-            perceptual = self.frozen["perceptual"](*halves[:2])
         terms = {
             "l1_hole": losses.weighted_l1(raw, truth, wide * valid),
             "l1_rest": losses.weighted_l1(raw, truth, (1 - wide) * (1 - alpha) * valid),
-            "ssim": losses.strided_ssim(*halves),
-            "perceptual": perceptual.float(),
         }
+        if weights["ssim"]:
+            terms["ssim"] = losses.strided_ssim(*halves)
+        if weights["perceptual"]:
+            with self.autocast():
+                terms["perceptual"] = self.frozen["perceptual"](*halves[:2]).float()
         figures: Figures = {}
         if progress >= self.options["gan_from"]:
             figures["critic"] = self.judge(seen.detach(), real, small)
