@@ -237,6 +237,19 @@ def test_eyes_and_hair_beside_the_hole_do_not_count_as_grain() -> None:
     assert np.abs(result.astype(int) - smooth_skin(S))[hole].max() < 3
 
 
+def test_hair_all_along_one_side_does_not_count_as_grain() -> None:
+    rng = np.random.default_rng(3)
+    picture = smooth_skin(S) + rng.normal(0, 2, (S, S, 1))
+    levels = []
+    for hairy in (False, True):
+        if hairy:  # strands over 55 of 100 columns of the ring
+            picture[:, : round(0.55 * S)] += 40 * np.sin(np.arange(round(0.55 * S)) * 1.1)[None, :, None]
+        shown = np.clip(picture, 0, 255).astype(np.uint8)
+        region = blend.region_of(ellipse(), FEATHER)
+        levels.append(blend.missing_levels(shown, smooth_skin(S).astype(np.uint8), region, enlarged(1)))
+    assert (levels[0][:2] > 0.8).all() and (levels[1] < 1.6 * levels[0] + 0.3).all()
+
+
 def test_nothing_is_measured_where_there_is_too_little_to_measure() -> None:
     picture = np.clip(smooth_skin(S) + grain_of("sensor", S), 0, 255).astype(np.uint8)
     dot = np.zeros((S, S), np.float32)

@@ -34,6 +34,8 @@ MINIMUM_LEVEL = 0.25
 """Deviation (of 255) below which nobody sees that detail is missing."""
 MOST_GRAIN = 5.0
 """Most that a band of noise may be: what deviates more beside a small face is hair, glasses or cloth."""
+SMOOTHEST = 1.15
+"""Deviation of grain over that of the smoothest fifth of its small neighbourhoods."""
 STEEPEST = 1.5
 """How much stronger than the next finer one a band of added detail may be."""
 TURNED = 1.4
@@ -186,8 +188,8 @@ def warp_back(crop: Image, transform: Affine, size: tuple[int, int]) -> Image:
 def missing_levels(picture: Image, completed: Image, region: Region, transform: Affine) -> Levels:
     """How much fine detail the patch lacks against the skin around it, band by band.
 
-    For each band of detail (octaves, from one pixel up to what the crop could hold) the lower quartile of the absolute
-    values on a ring around the hole gives the wanted level: it passes over eyes, hair, cloth and the jaw line.
+    For each band of detail (octaves, from one pixel up to what the crop could hold) the smoothest places on a ring
+    around the hole give the wanted level: eyes, hair, cloth and the jaw line are passed over.
 
     Args:
         picture, completed, region, transform: as for `paste`.
@@ -209,8 +211,8 @@ def missing_levels(picture: Image, completed: Image, region: Region, transform: 
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     filled = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
     levels: list[float] = []
-    for around, inside in zip(_bands(luma, scale), _bands(filled, scale), strict=True):
-        wanted, present = _level(around, ring), _level(inside, solid)
+    for number, (around, inside) in enumerate(zip(_bands(luma, scale), _bands(filled, scale), strict=True)):
+        wanted, present = _level(around, ring, number), _level(inside, solid, number)
         lacking = min(MOST_GRAIN, math.sqrt(max(0.0, wanted**2 - present**2)))
         # Grain does not grow from octave to octave as the edges of a small face do.
         levels.append(min(lacking, levels[-1] * STEEPEST) if levels else lacking)
@@ -236,12 +238,18 @@ def _bands(luma: Weight, scale: float) -> Iterator[Weight]:
         finer = coarser
 
 
-def _level(band: Weight, where: Image) -> float:
-    """Robust standard deviation of a band of detail, of every third pixel of a region at most.
+def _level(band: Weight, where: Image, number: int) -> float:
+    """Robust standard deviation of a band of detail (octave ``number``) in a region.
 
-    From the lower quartile of its absolute values: eyes, hair and cloth beside the hole may fill half of the ring.
+    Deviations are taken of small neighbourhoods inside the region, of which the smoothest fifth tells: eyes, hair and
+    cloth beside the hole may fill most of the ring, and none of them is grain.
     """
-    return 3.138 * float(np.percentile(np.abs(band[where > 0][::3]), 25))
+    side = (6 << number) + 1
+    inside = where.astype(np.float32)
+    squares = cv2.boxFilter(band * band * inside, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    count = cv2.boxFilter(inside, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    local = (squares / np.maximum(count, 1))[where > 0][::3]
+    return SMOOTHEST * math.sqrt(float(np.percentile(local, 20)))
 
 
 @functools.lru_cache(maxsize=8)
