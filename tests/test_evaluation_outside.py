@@ -17,7 +17,7 @@ from PIL import Image
 from engines import open_engine
 from tests.conftest import FaceModels
 from tests.evaluation_media import write_inputs, write_set
-from trainer.evaluation import evaluate, record
+from trainer.evaluation import evaluate, frames, record
 from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
 from trainer.evaluation.frames import measure_frames, pictures
 from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
@@ -228,6 +228,18 @@ def test_whole_pictures_go_through_the_tool(inputs: tuple[Path, list[Path]]) -> 
     assert 15 < found["hole_psnr"].value < found["whole_psnr"].value - 9
     assert found["far_change"].value < 0.05 and found["mask_left"].value < 0.1
     assert not {"map_iou", "gate"} & found.keys(), "nobody sees a map here"
+    assert "roomy_ssim" not in found, "there is more room than that"
+
+
+@pytest.mark.usefixtures("face_models")
+def test_pictures_with_some_room_around_the_face_are_told_apart(
+    inputs: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "ROOMY", (0.005, 0.1))
+    engine = open_engine("auto", load_unmask_model()[0])
+    found = measure_frames(engine, choose(inputs[0], "test", 1, 5), inputs[1], face_model=None, finder_model=None)
+    engine.close()
+    assert found["roomy_ssim"] == found["ssim"] and found["roomy_psnr"] == found["whole_psnr"]
 
 
 def test_pictures_come_in_the_order_of_the_draw(inputs: tuple[Path, list[Path]]) -> None:

@@ -78,6 +78,8 @@ FIGURES: dict[str, Figure] = {
     "gate_bare": Figure("bare: says none", "share"),
     "gate": Figure("gate right", "share"),
     "cover": Figure("covered by the mask"),
+    "roomy_psnr": Figure("whole PSNR where the mask covers 12 to 18 %, dB", digits=2),
+    "roomy_ssim": Figure("SSIM where the mask covers 12 to 18 %"),
     "untouched": Figure("bare: untouched", "share"),
 }
 """Every figure by its key in the JSON, in the order of the tables."""

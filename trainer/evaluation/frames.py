@@ -31,6 +31,9 @@ from unmask_rt.frames import Packet
 from unmask_rt.pipeline import Stage
 from unmask_rt.sources.arrays import frame_of
 
+ROOMY = 0.12, 0.18
+"""Share of a picture that the mask covers where there is room around the face; figures of the whole depend on it."""
+
 
 def measure_frames(
     engine: Engine, draw: Draw, inputs: Sequence[Path], *, face_model: Path | None, finder_model: Path | None
@@ -71,8 +74,11 @@ def measure_frame(stages: Sequence[Stage], truth: Image, mesh: Points, draw: Dra
     masked, alpha, _ = draw_afresh(draw, row, truth, mesh)
     target = Target(truth, masked, alpha)
     figures = target.figures(through(stages, masked))
-    untouched = float(np.array_equal(through(stages, truth), truth))
-    return figures | {"cover": float(target.hole.mean()), "untouched": untouched}
+    figures["cover"] = float(target.hole.mean())
+    figures["untouched"] = float(np.array_equal(through(stages, truth), truth))
+    if ROOMY[0] <= figures["cover"] <= ROOMY[1]:
+        figures |= {"roomy_psnr": figures["whole_psnr"], "roomy_ssim": figures["ssim"]}
+    return figures
 
 
 def through(stages: Sequence[Stage], picture: Image) -> Image:
