@@ -250,6 +250,17 @@ def test_hair_all_along_one_side_does_not_count_as_grain() -> None:
     assert (levels[0][:2] > 0.8).all() and (levels[1] < 1.6 * levels[0] + 0.3).all()
 
 
+def test_a_flat_picture_with_hard_edges_has_no_grain() -> None:
+    rng = np.random.default_rng(5)
+    region = blend.region_of(ellipse(), FEATHER)
+    for _ in range(6):
+        picture = np.full((S, S, 3), rng.integers(256), np.uint8)
+        for x in rng.integers(0, S, 5):
+            picture[:, x : x + 3] = rng.integers(256)
+        levels = blend.missing_levels(picture, picture, region, enlarged(1))
+        assert levels.size and (levels < 0.1).all()
+
+
 def test_nothing_is_measured_where_there_is_too_little_to_measure() -> None:
     picture = np.clip(smooth_skin(S) + grain_of("sensor", S), 0, 255).astype(np.uint8)
     dot = np.zeros((S, S), np.float32)

@@ -249,7 +249,7 @@ def _level(band: Weight, where: Image, number: int) -> float:
     squares = cv2.boxFilter(band * band * inside, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     count = cv2.boxFilter(inside, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     local = (squares / np.maximum(count, 1))[where > 0][::3]
-    return SMOOTHEST * math.sqrt(float(np.percentile(local, 20)))
+    return SMOOTHEST * math.sqrt(max(0.0, float(np.percentile(local, 20))))  # sums may end a hair below zero
 
 
 @functools.lru_cache(maxsize=8)
