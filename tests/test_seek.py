@@ -87,6 +87,9 @@ def test_closing_waits_for_the_work_under_way_and_not_for_work_to_come() -> None
     finder: Any = SlowFinder()
     seeker = Aside(finder)
     seeker.ask(question())
+    end = time.monotonic() + PATIENCE_S
+    while not finder.threads and time.monotonic() < end:  # until it is under way
+        time.sleep(0.001)
     threading.Timer(0.05, finder.go.set).start()
     seeker.close()
     assert finder.go.is_set()
