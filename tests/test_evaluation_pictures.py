@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation_media import SPLITS, aligned_astronaut, write_set
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.pictures import BASELINES, Drawer, at_size, cases, choose
+from trainer.evaluation.pictures import BASELINES, EVERY, Drawer, at_size, cases, choose
 from trainer.masks import GROUPS
 from trainer.people import person_of
 from unmask_rt.errors import UsageError
@@ -33,10 +33,18 @@ def test_faces_are_of_the_split_and_chosen_by_the_seed(data: Path) -> None:
     assert dict(draw.families) == pytest.approx(GROUPS["classic"])
 
 
+def test_a_source_held_out_of_a_training_is_measured_whole(data: Path) -> None:
+    draw = choose(data, EVERY, 100, 5, sources="b")
+    assert sorted(draw.rows) == list(range(1, len(SPLITS), 2)) and draw.sources == ("b",)
+    in_test = choose(data, "test", 100, 5, sources=" a , b")
+    assert sorted(in_test.rows) == [i for i, s in enumerate(SPLITS) if s == "test"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"split": "holdout"}, "split 'holdout'.*\n.*test, train, validation"),
+        ({"sources": "a,c"}, "no c.*\n.*a, b"),
         ({"families": "beard"}, "beard"),
         ({"families": "cup", "without": "cup"}, "no family"),
         ({"count": 0}, "--count 0"),

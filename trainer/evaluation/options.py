@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.evaluation.measure import Judges
-from trainer.evaluation.pictures import Draw, choose
+from trainer.evaluation.pictures import EVERY, Draw, choose
 from unmask_rt.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ BACKBONES = ("efficientnet-lite0", "vgg16", "none")
 def add_common(parser: argparse.ArgumentParser, *, data_required: bool = True) -> None:
     """What says which pictures, which masks and which judges."""
     parser.add_argument("--data", type=Path, required=data_required, help="a prepared set")
-    parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    parser.add_argument("--split", choices=("test", "validation", "train", EVERY), default="test")
+    parser.add_argument(
+        "--sources", default="", metavar="NAMES", help="faces of these sources only (with --split all: held out whole)"
+    )
     parser.add_argument("--count", type=int, default=400, help="at most so many faces (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=5, help="of faces and masks (default: %(default)s)")
     parser.add_argument(
@@ -51,7 +54,7 @@ def check_common(arguments: argparse.Namespace) -> None:
 def chosen(arguments: argparse.Namespace) -> Draw:
     """The pictures that the options ask for; raises as `trainer.evaluation.pictures.choose`."""
     a = arguments
-    return choose(a.data, a.split, a.count, a.seed, a.families, a.without)
+    return choose(a.data, a.split, a.count, a.seed, a.families, a.without, a.sources)
 
 
 def open_model(path: Path, arguments: argparse.Namespace) -> Restorer:

@@ -29,6 +29,8 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
+EVERY = "all"
+"""In place of a split: faces of any, to measure a run that was trained without their sources."""
 MIN_COVER = 0.01
 """Share of the crop that a mask has to cover; a smaller one is drawn again."""
 TRIES = 8
@@ -40,10 +42,11 @@ class Draw:
 
     Attributes:
         data: the prepared set.
-        split: its split.
+        split: its split, or `EVERY`.
         rows: of the set, in the order of measuring.
         families: weight of each family, in a fixed order; they sum to 1.
         seed: of the masks.
+        sources: whose faces these are, in alphabetical order; none: those of any.
     """
 
     data: Path
@@ -51,6 +54,7 @@ class Draw:
     rows: tuple[int, ...]
     families: tuple[tuple[str, float], ...]
     seed: int
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,18 @@ class Picture:
     person: dict[str, str]
 
 
-def choose(data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "") -> Draw:
+def choose(
+    data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "", sources: str = ""
+) -> Draw:
     """Picks the faces of a split, in a seeded random order.
 
     Args:
+        split: train, validation, test or `EVERY`.
         families, without: as `trainer.masks.choose_families` takes them.
+        sources: names with commas between, to take the faces of these alone.
 
     Raises:
-        UsageError: the set is none, the split has no faces, a family is not known, or the count is below 1.
+        UsageError: the set is none, the split has no faces, a family or a source is not known, or the count is below 1.
     """
     if count < 1:
         raise UsageError(f"--count {count} measures nothing", "Give 1 or more.")
@@ -103,12 +111,17 @@ def choose(data: Path, split: str, count: int, seed: int, families: str = "class
             f"{data} has no training faces, so that there is no mean face to compare with",
             "Give the set that the model was trained on, or one prepared like it.",
         )
-    rows = [i for i, r in enumerate(records) if r["split"] == split]
+    wanted = {name.strip() for name in sources.split(",") if name.strip()}
+    there = {r["source"] for r in records}
+    if wanted - there:
+        unknown = ", ".join(sorted(wanted - there))
+        raise UsageError(f"--sources: {data} has no {unknown}", f"It has: {', '.join(sorted(there))}.")
+    rows = [i for i, r in enumerate(records) if split in (r["split"], EVERY) and r["source"] in (wanted or there)]
     if not rows:
-        known = ", ".join(sorted({r["split"] for r in records}))
-        raise UsageError(f"no prepared face in {data} belongs to the split {split!r}", f"It has: {known}.")
+        known = ", ".join(sorted({r["split"] for r in records if r["source"] in (wanted or there)}))
+        raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
     picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
-    return Draw(data, split, tuple(picked), tuple(weights.items()), seed)
+    return Draw(data, split, tuple(picked), tuple(weights.items()), seed, tuple(sorted(wanted)))
 
 
 class Drawer:

@@ -84,7 +84,14 @@ def run_protocols(model: Restorer, arguments: argparse.Namespace, judges: Judges
     """
     rows = []
     for protocol in PROTOCOLS:
-        draw = choose(arguments.data, arguments.split, arguments.count, arguments.seed, protocol.families)
+        draw = choose(
+            arguments.data,
+            arguments.split,
+            arguments.count,
+            arguments.seed,
+            protocol.families,
+            sources=arguments.sources,
+        )
         for true_hole in (False, True) if arguments.true_hole else (False,):
             done = measure(
                 {"model": model},

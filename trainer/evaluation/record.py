@@ -72,6 +72,7 @@ def record_of(measured: Measured, settings: dict[str, Any], notes: list[str]) ->
     about = {
         "data": draw.data.resolve().name,
         "split": draw.split,
+        "sources": list(draw.sources),
         "count": len(measured.pictures),
         "seed": draw.seed,
         "families": dict(draw.families),

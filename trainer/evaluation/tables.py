@@ -102,8 +102,9 @@ def how_measured(record: Record) -> str:
     s = record.settings
     families = ", ".join(s["families"])
     hole = "told to the model (true hole)" if s.get("true_hole") else "found by the model itself"
+    whose = f" ({', '.join(s['sources'])} only)" if s.get("sources") else ""
     lines = [
-        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`, one mask each ({families}; "
+        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}, one mask each ({families}; "
         f"seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
         HOW,
     ]
