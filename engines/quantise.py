@@ -3,8 +3,9 @@
 Activations U8 with a zero point, weights S8 per output channel, biases S32, written as QDQ, which ONNX Runtime and
 OpenVINO turn into integer kernels. Not everything becomes int8: what works on grids of more than `MOST_SIDE` pixels or
 on few channels moves memory rather than multiplies, and is as fast or faster in floating point; fixed averages and what
-puts the picture together again are no sums of learnt weights, and keep the picture's own precision; the map's last
-convolution decides what is cut out. If the whole is still too far off, the convolutions that cost most are left out.
+puts the picture together again are no sums of learnt weights, and keep the picture's own precision. What lies between
+two convolutions (activations, residual sums, enlarging) is int8 too, or the way there and back would cost more than it
+saves. If the whole is still too far off, the convolutions that cost most are left out.
 """
 
 from __future__ import annotations
@@ -91,30 +92,39 @@ def calibrate(model: onnx.ModelProto, crops: Batch) -> tuple[dict[str, Range], d
 
 
 def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
-    """Names of the nodes that are faster in int8; the map's last convolution is not among them."""
+    """Names of the nodes that are faster in int8: convolutions, and what lies between them without leaving int8.
+
+    Of sums those that a learnt convolution reads later, be it through others: the rest puts the picture together.
+    """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    learnt = {  # an average has no bias
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[1] in weights
+    }
+    read = behind(model.graph, learnt)
     chosen, grown = set(), set()
-    needed = behind(model.graph, "map")
-    kept = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name in needed][-1:]
     for node in model.graph.node:
         shape = shapes.get(node.output[0], ())
-        if len(shape) != 4 or node.name in kept:
+        if len(shape) != 4 or max(shape[2:]) > MOST_SIDE:
             continue
-        small = max(shape[2:]) <= MOST_SIDE
-        if node.op_type == "Conv" and node.input[1] in weights and len(node.input) > 2:  # without a bias: an average
+        if node.output[0] in learnt:
             outside, inside = weights[node.input[1]][:2]
-            if small and inside >= LEAST_IN and outside >= LEAST_OUT:
-                chosen.add(node.name)
-                grown.update(node.output)
-        elif node.op_type in ("LeakyRelu", "Add") and small and all(edge in grown for edge in node.input):
+            good = inside >= LEAST_IN and outside >= LEAST_OUT
+        elif node.op_type == "Add":
+            constant = any(edge in weights for edge in node.input)
+            good = node.name in read and not constant and any(edge in grown for edge in node.input)
+        else:
+            good = node.op_type in ("LeakyRelu", "Resize") and node.input[0] in grown
+        if good:
             chosen.add(node.name)
             grown.update(node.output)
     return chosen
 
 
-def behind(graph: onnx.GraphProto, output: str) -> set[str]:
-    """Names of the nodes that an output depends on."""
-    needed, names = {output}, set()
+def behind(graph: onnx.GraphProto, edges: Iterable[str]) -> set[str]:
+    """Names of the nodes that edges depend on."""
+    needed, names = set(edges), set()
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)
@@ -168,7 +178,7 @@ def quantised(model: onnx.ModelProto, ranges: Mapping[str, Range], chosen: Itera
         edge
         for node in graph.node
         if node.name in names
-        for edge in (node.input[:1] if node.op_type == "Conv" else node.input)
+        for edge in (node.input if node.op_type == "Add" else node.input[:1])
         if edge and edge not in weights
     }
     scales: dict[str, float] = {}

@@ -72,8 +72,11 @@ class TokenMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, s, s)
         channels, side = self.norm.normalized_shape[0], self.side  # numbers, so that exported shapes are constant
-        tokens = self.norm(x.reshape(-1, channels, side * side).transpose(1, 2)).transpose(1, 2)  # (B, C, s*s)
-        return x + self.narrow(gelu(self.widen(tokens))).reshape(-1, channels, side, side)
+        # Weights stand on the left: tokens stay in the order in which convolutions like their memory (channels last).
+        tokens = self.norm(x.permute(0, 2, 3, 1).reshape(-1, side * side, channels))  # (B, s*s, C)
+        mixed = self.narrow.weight @ gelu(self.widen.weight @ tokens + self.widen.bias[:, None])
+        mixed = mixed + self.narrow.bias[:, None]
+        return x + mixed.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
 def gelu(x: Tensor) -> Tensor:
