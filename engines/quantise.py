@@ -94,7 +94,8 @@ def calibrate(model: onnx.ModelProto, crops: Batch) -> tuple[dict[str, Range], d
 def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
     """Names of the nodes that are faster in int8: convolutions, and what lies between them without leaving int8.
 
-    Of sums those that a learnt convolution reads later, be it through others: the rest puts the picture together.
+    Of sums those that a learnt convolution reads later, be it through others: the rest puts the picture together. What
+    finds the mask is cautious: an error there moves the hole's edge, so sums of which one part is exact stay exact.
     """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     learnt = {  # an average has no bias
@@ -102,7 +103,7 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
         for node in model.graph.node
         if node.op_type == "Conv" and len(node.input) > 2 and node.input[1] in weights
     }
-    read = behind(model.graph, learnt)
+    read, finding = behind(model.graph, learnt), behind(model.graph, ["map"])
     chosen, grown = set(), set()
     for node in model.graph.node:
         shape = shapes.get(node.output[0], ())
@@ -112,10 +113,11 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
             outside, inside = weights[node.input[1]][:2]
             good = inside >= LEAST_IN and outside >= LEAST_OUT
         elif node.op_type == "Add":
-            constant = any(edge in weights for edge in node.input)
-            good = node.name in read and not constant and any(edge in grown for edge in node.input)
+            parts = [edge in grown for edge in node.input if edge not in weights]
+            good = node.name in read and len(parts) == 2 and (all if node.name in finding else any)(parts)
         else:
-            good = node.op_type in ("LeakyRelu", "Resize") and node.input[0] in grown
+            passed = ("LeakyRelu",) if node.name in finding else ("LeakyRelu", "Resize")
+            good = node.op_type in passed and node.input[0] in grown
         if good:
             chosen.add(node.name)
             grown.update(node.output)

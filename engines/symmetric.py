@@ -1,7 +1,7 @@
 """The int8 form that TensorRT accepts, made from the one that ONNX Runtime runs. Needs the package onnx.
 
 The ranges are those that calibration found. What differs is how they are written down: numbers lie around zero (S8,
-zero point 0), biases are no longer quantised, and what is not int8 is FP16.
+zero point 0), biases are no longer quantised, and what is not int8 is FP16, as is what lies between two convolutions.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def to_symmetric(model: onnx.ModelProto) -> None:
         ModelError: there is no quantisation, or a weight's zero point is not 0.
     """
     graph = model.graph
+    _dissolve(graph)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     factors = _balance(graph, constants)
     made: dict[str, NDArray[np.generic]] = {}
@@ -89,6 +90,24 @@ def to_symmetric(model: onnx.ModelProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(kept)
     graph.initializer.extend(numpy_helper.from_array(np.asarray(made[name]), name) for name in sorted(made))
+
+
+def _dissolve(graph: onnx.GraphProto) -> None:
+    """Takes out each pair of quantisations that no convolution reads: TensorRT fuses what lies between in FP16."""
+    made_by = {edge: node for node in graph.node for edge in node.output}
+    wanted = {edge for node in graph.node if node.op_type == "Conv" for edge in node.input}
+    direct: dict[str, str] = {}  # what such a pair gives -> what it was given
+    gone: set[str] = set()
+    for node in graph.node:
+        pair = made_by.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if pair is not None and pair.op_type == "QuantizeLinear" and node.output[0] not in wanted:
+            direct[node.output[0]] = pair.input[0]
+            gone |= {node.output[0], pair.output[0]}
+    left = [node for node in graph.node if node.output[0] not in gone]
+    for node in left:
+        node.input[:] = [direct.get(edge, edge) for edge in node.input]
+    del graph.node[:]
+    graph.node.extend(left)
 
 
 def _balance(graph: onnx.GraphProto, constants: Mapping[str, NDArray[np.generic]]) -> dict[str, float]:
