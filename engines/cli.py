@@ -22,8 +22,6 @@ from unmask_rt import __version__, models
 from unmask_rt.console import Console
 from unmask_rt.errors import ExtraError, UnmaskError, UsageError
 
-INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -37,15 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     console = Console("verbose" if arguments.verbose else "normal")
     console.start_logging()
-    try:
-        handler: Callable[[argparse.Namespace, Console], int] = arguments.handler
-        return handler(arguments, console)
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        return INTERRUPTED
-    except UnmaskError as error:
-        console.error(str(error))
-        return error.exit_code
+    handler: Callable[[argparse.Namespace, Console], int] = arguments.handler
+    return console.outcome(lambda: handler(arguments, console))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 
 from tests.test_latency import times
 from unmask_rt.console import Console, RunProgress, clock, faces_table, latency_table
+from unmask_rt.errors import ModelError, UsageError
 from unmask_rt.latency import LatencyRecorder
 from unmask_rt.pipeline import Progress
 
@@ -29,6 +30,30 @@ def some_table() -> object:
     recorder = LatencyRecorder()
     recorder.add(times(0, wait=1, work=2, held=3), 9 * MS)
     return latency_table(recorder.report(frames=1, wall_s=1, cpu_s=1), "unpaced")
+
+
+def fail(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (UsageError("--start is negative", "Give 0 or more."), 2, "--start is negative\nGive 0 or more."),
+        (ModelError("it is damaged"), 3, "it is damaged"),
+        (ZeroDivisionError("oh"), 1, "unexpected ZeroDivisionError: oh"),
+    ],
+)
+def test_what_ends_a_command_becomes_a_message_and_a_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Console("quiet").outcome(lambda: fail(error)) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {said}") and "Traceback" not in shown
+    assert Console("verbose").outcome(lambda: fail(error)) == code
+    assert ("in fail" in capsys.readouterr().err) == (code == 1), "where it happened, if nobody foresaw it"
+    assert Console().outcome(lambda: 7) == 7
 
 
 def test_streams_and_no_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:

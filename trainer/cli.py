@@ -7,16 +7,14 @@ Exit codes are those of `unmask_rt.errors`; 130 after Ctrl-C, with a checkpoint 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from unmask_rt import __version__
-from unmask_rt.errors import UnmaskError
+from unmask_rt.console import Console
+from unmask_rt.errors import ExtraError
 
-INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.prepare", "folders or tars of pictures -> aligned faces with masks drawn on them"),
     "synthesize": ("trainer.synthesize", "three folders of pictures: faces, masked faces, maps"),
@@ -75,28 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, rest = parser.parse_known_args(argv)
         parser.error(f"there is no command {rest[0]!r}; there are: {', '.join(COMMANDS)}")
     name, what = argv[0], COMMANDS[argv[0]]
-    verbose = bool(os.environ.get("UNMASK_TRAIN_DEBUG"))
-    try:
-        module = import_module(what[0])
-        parser = argparse.ArgumentParser(
-            prog=f"unmask-train {name}",
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
-        return int(module.main(parser.parse_args(argv[1:])))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except UnmaskError as error:
-        print(f"unmask-train {name}: {error}", file=sys.stderr)
-        if verbose:
-            traceback.print_exc()
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        print(f"unmask-train {name}: the package {error.name!r} is not installed", file=sys.stderr)
-        print("Install what training needs: pip install 'unmask-rt[train]'", file=sys.stderr)
-        return 3
+
+    def work() -> int:
+        try:
+            module = import_module(what[0])
+            parser = argparse.ArgumentParser(
+                prog=f"unmask-train {name}",
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(parser)
+            return int(module.main(parser.parse_args(argv[1:])))
+        except ModuleNotFoundError as error:
+            hint = "Install what training needs: pip install 'unmask-rt[train]'"
+            raise ExtraError(f"the package {error.name!r} is not installed", hint) from error
+
+    return Console("verbose").outcome(work)  # who trains changes code, and wants to see where it failed
 
 
 if __name__ == "__main__":

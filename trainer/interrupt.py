@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = 130
-"""The exit code after it."""
-
 
 class Interrupt:
     """Turns the first Ctrl-C (or SIGTERM) into a request that the loop sees; the second one stops at once."""

@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint, preset
-from trainer.interrupt import INTERRUPTED
 from trainer.loop import Settings, train
 from trainer.processes import joined
 from trainer.schedule import UNITS, Budget
-from unmask_rt.errors import UsageError
+from unmask_rt.errors import INTERRUPTED, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,15 +16,12 @@ import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unmask_rt import __version__, native_logs
 from unmask_rt.console import Console, Verbosity
-from unmask_rt.errors import UnmaskError
 
-INTERRUPTED = 130
 VIEWS = ("result", "side-by-side", "mask", "difference")
 ON_MISS = ("pass", "hold", "blur")
 LABELS = ("auto", "on", "off")
@@ -76,21 +73,13 @@ def _dispatch(argv: list[str]) -> int:
     arguments = parser.parse_args(argv[1:] if name in _COMMANDS else argv)
     verbosity: Verbosity = "quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal"
     console = Console(verbosity)
-    try:
+
+    def work() -> int:
         _prepare_process(console)
         handler: Callable[[argparse.Namespace, Console], int] = arguments.handler
         return handler(arguments, console)
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        return INTERRUPTED
-    except UnmaskError as error:
-        console.error(str(error))
-        return error.exit_code
-    except Exception as error:
-        console.error(f"unexpected {type(error).__name__}: {error}\nPlease report this with the output of -v.")
-        if verbosity == "verbose":
-            console.err.print(traceback.format_exc(), soft_wrap=True)
-        return 1
+
+    return console.outcome(work)
 
 
 def _prepare_process(console: Console) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
+
+from unmask_rt.errors import INTERRUPTED, UnmaskError
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -62,6 +65,24 @@ class Console:
     def error(self, text: str) -> None:
         """Why it did not work; always printed."""
         self.err.print(f"error: {text}", style="red", soft_wrap=True)
+
+    def outcome(self, work: Callable[[], int]) -> int:
+        """Runs a command: its exit code, or that of what ended it, said as a message (see `unmask_rt.errors`)."""
+        try:
+            return work()
+        except KeyboardInterrupt:
+            self.error("interrupted")
+            return INTERRUPTED
+        except UnmaskError as error:
+            self.error(str(error))
+            return error.exit_code
+        except Exception as error:
+            shown = self.verbosity == "verbose"
+            wish = "Please report this with what follows." if shown else "Please report this with the output of -v."
+            self.error(f"unexpected {type(error).__name__}: {error}\n{wish}")
+            if shown:
+                self.err.print(traceback.format_exc(), soft_wrap=True)
+            return 1
 
     def start_logging(self) -> None:
         """Sends the `logging` of this package (all of it with ``-v``) to stderr."""

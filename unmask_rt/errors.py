@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 
 class UnmaskError(Exception):
     """Base of all errors raised on purpose.

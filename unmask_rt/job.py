@@ -12,7 +12,7 @@ import cv2
 
 from unmask_rt import __version__
 from unmask_rt.console import Console, RunProgress, faces_table, latency_table
-from unmask_rt.errors import UsageError
+from unmask_rt.errors import INTERRUPTED, UsageError
 from unmask_rt.pipeline import Pipeline, RunReport
 from unmask_rt.provenance import DIGITAL_SOURCE_TYPE
 from unmask_rt.report import Tally, run_dict, write_json
@@ -21,7 +21,6 @@ from unmask_rt.sources import CAMERA, Source, open_source
 from unmask_rt.sources.base import Kind
 from unmask_rt.unmasker import Unmasker, UnmaskerOptions
 
-INTERRUPTED = 130
 DEFAULT_CODEC = "libx264"
 LIVE_PRESET = "ultrafast"
 TOOL = f"unmask-rt {__version__}"
