@@ -95,7 +95,8 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
     """Names of the nodes that are faster in int8: convolutions, and what lies between them without leaving int8.
 
     Of sums those that a learnt convolution reads later, be it through others: the rest puts the picture together. What
-    finds the mask is cautious: an error there moves the hole's edge, so sums of which one part is exact stay exact.
+    finds the mask is treated with caution, as an error there moves the hole's edge: sums of which one part is exact
+    stay exact, and so do the 1 x 1 convolutions, which cost little and decide over what is enlarged.
     """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     learnt = {  # an average has no bias
@@ -110,8 +111,8 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
         if len(shape) != 4 or max(shape[2:]) > MOST_SIDE:
             continue
         if node.output[0] in learnt:
-            outside, inside = weights[node.input[1]][:2]
-            good = inside >= LEAST_IN and outside >= LEAST_OUT
+            outside, inside, *kernel = weights[node.input[1]]
+            good = inside >= LEAST_IN and outside >= LEAST_OUT and not (node.name in finding and kernel == [1, 1])
         elif node.op_type == "Add":
             parts = [edge in grown for edge in node.input if edge not in weights]
             good = node.name in read and len(parts) == 2 and (all if node.name in finding else any)(parts)

@@ -250,6 +250,16 @@ def test_hair_all_along_one_side_does_not_count_as_grain() -> None:
     assert (levels[0][:2] > 0.8).all() and (levels[1] < 1.6 * levels[0] + 0.3).all()
 
 
+def test_grain_fades_with_the_size_of_the_face() -> None:
+    patch, region = smooth_skin(S).astype(np.uint8), blend.region_of(ellipse(), FEATHER)
+    found = []
+    for scale in (1.0, 1.3, 1.5, 1.7, 3.0):  # crop pixels a pixel of the picture: the face becomes smaller
+        side = round(S / scale)
+        picture = np.clip(smooth_skin(side) + grain_of("sensor", side), 0, 255).astype(np.uint8)
+        found.append(blend.missing_levels(picture, patch, region, enlarged(1 / scale)).sum())
+    assert found[0] > found[1] > found[2] > 0 and found[3:] == [0, 0]
+
+
 def test_a_flat_picture_with_hard_edges_has_no_grain() -> None:
     rng = np.random.default_rng(5)
     region = blend.region_of(ellipse(), FEATHER)

@@ -34,6 +34,9 @@ MINIMUM_LEVEL = 0.25
 """Deviation (of 255) below which nobody sees that detail is missing."""
 MOST_GRAIN = 5.0
 """Most that a band of noise may be: what deviates more beside a small face is hair, glasses or cloth."""
+FINE, COARSE = 1.0, 1.6
+"""Crop pixels a pixel of the picture up to which grain is met in full, and from which there is none: the skin around
+the hole of a small face is a few pixels wide, and what is measured there is its outline."""
 SMOOTHEST = 1.15
 """Deviation of grain over that of the smoothest fifth of its small neighbourhoods."""
 STEEPEST = 1.5
@@ -198,9 +201,12 @@ def missing_levels(picture: Image, completed: Image, region: Region, transform: 
         float64[bands], the finest first: deviation of the noise that brings the patch to the same level; no bands
         where the patch or its surroundings are too small to tell.
     """
+    scale = scale_of(transform)
+    trusted = min(1.0, (COARSE - scale) / (COARSE - FINE))
+    if trusted <= 0:
+        return np.zeros(0)
     size = picture.shape[1::-1]
     patch, weight = warp_back(completed, transform, size), warp_weight(region, transform, size)
-    scale = scale_of(transform)
     solid = (weight > 0.9).astype(np.uint8)
     reach = max(3, round(10 / scale))
     outside = (weight == 0).astype(np.uint8)
@@ -213,7 +219,7 @@ def missing_levels(picture: Image, completed: Image, region: Region, transform: 
     levels: list[float] = []
     for number, (around, inside) in enumerate(zip(_bands(luma, scale), _bands(filled, scale), strict=True)):
         wanted, present = _level(around, ring, number), _level(inside, solid, number)
-        lacking = min(MOST_GRAIN, math.sqrt(max(0.0, wanted**2 - present**2)))
+        lacking = trusted * min(MOST_GRAIN, math.sqrt(max(0.0, wanted**2 - present**2)))
         # Grain does not grow from octave to octave as the edges of a small face do.
         levels.append(min(lacking, levels[-1] * STEEPEST) if levels else lacking)
     return np.array(levels)
