@@ -117,8 +117,7 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
             parts = [edge in grown for edge in node.input if edge not in weights]
             good = node.name in read and len(parts) == 2 and (all if node.name in finding else any)(parts)
         else:
-            passed = ("LeakyRelu",) if node.name in finding else ("LeakyRelu", "Resize")
-            good = node.op_type in passed and node.input[0] in grown
+            good = node.op_type in ("LeakyRelu", "Resize") and node.input[0] in grown
         if good:
             chosen.add(node.name)
             grown.update(node.output)

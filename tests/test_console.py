@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console as RichConsole
@@ -170,9 +171,10 @@ def test_native_chatter_is_filtered_and_the_rest_is_not() -> None:
     assert "a real error" in done.stderr and "python's own" in done.stderr and done.stderr.endswith("unfinished")
 
 
-def test_a_crash_still_shows() -> None:
+def test_a_crash_still_shows(tmp_path: Path) -> None:
     code = "from unmask_rt import native_logs; native_logs.quiet(); import os; os.abort()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # In a folder of its own: where the system keeps core dumps, one is left behind.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode != 0
     assert "Fatal Python error: Aborted" in done.stderr
 

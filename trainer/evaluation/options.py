@@ -51,10 +51,11 @@ def check_common(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--size {arguments.size} is too small to measure at", "Give 32 or more.")
 
 
-def chosen(arguments: argparse.Namespace) -> Draw:
-    """The pictures that the options ask for; raises as `trainer.evaluation.pictures.choose`."""
+def chosen(arguments: argparse.Namespace, families: str | None = None) -> Draw:
+    """The pictures that the options ask for, if given with other ``families``; raises as `pictures.choose`."""
     a = arguments
-    return choose(a.data, a.split, a.count, a.seed, a.families, a.without, a.sources)
+    families, without = (a.families, a.without) if families is None else (families, "")
+    return choose(a.data, a.split, a.count, a.seed, families, without, a.sources)
 
 
 def open_model(path: Path, arguments: argparse.Namespace) -> Restorer:

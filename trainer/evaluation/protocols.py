@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.evaluation.figures import Estimate
 from trainer.evaluation.measure import Judges, measure
-from trainer.evaluation.pictures import choose
+from trainer.evaluation.options import chosen
 from trainer.evaluation.tables import cell, table
 
 if TYPE_CHECKING:
@@ -84,14 +84,7 @@ def run_protocols(model: Restorer, arguments: argparse.Namespace, judges: Judges
     """
     rows = []
     for protocol in PROTOCOLS:
-        draw = choose(
-            arguments.data,
-            arguments.split,
-            arguments.count,
-            arguments.seed,
-            protocol.families,
-            sources=arguments.sources,
-        )
+        draw = chosen(arguments, protocol.families)
         for true_hole in (False, True) if arguments.true_hole else (False,):
             done = measure(
                 {"model": model},
