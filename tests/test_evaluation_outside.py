@@ -22,7 +22,7 @@ from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
 from trainer.evaluation.frames import measure_frames, pictures
 from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
 from trainer.evaluation.pictures import choose
-from trainer.evaluation.video import flicker, motion, still_masked
+from trainer.evaluation.video import flicker_and_popping, motion, still_masked
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS
 from unmask_rt.errors import ExtraError, UsageError
@@ -50,12 +50,22 @@ def test_flicker_is_one_for_the_truth_and_more_for_what_is_restless() -> None:
     scene = np.kron(rng.integers(40, 200, (16, 16, 3)), np.ones((4, 4, 1))).astype(np.int16)
     calm, restless = ([np.clip(scene + n.astype(int) - 128, 0, 255).astype(np.uint8) for n in noisy(k)] for k in (2, 6))
     holes = [HOLE] * len(calm)
-    assert flicker(calm, calm, holes) == 1
-    assert flicker(restless, calm, holes) == pytest.approx(3, rel=0.2)
+    assert flicker_and_popping(calm, calm, holes) == (1, 1)
+    assert flicker_and_popping(restless, calm, holes)[0] == pytest.approx(3, rel=0.2)
     outside = [np.where(HOLE[..., None], c, r) for c, r in zip(calm, restless, strict=True)]
-    assert flicker(outside, calm, holes) == pytest.approx(1, abs=0.05)
+    assert flicker_and_popping(outside, calm, holes)[0] == pytest.approx(1, abs=0.05)
     with pytest.raises(ValueError, match="two pictures"):
-        flicker(calm[:1], calm[:1], holes[:1])
+        flicker_and_popping(calm[:1], calm[:1], holes[:1])
+
+
+def test_what_changes_once_pops_and_what_always_does_only_flickers() -> None:
+    grey = [np.full((64, 64, 3), 128, np.uint8)] * 12
+    calm, restless = noisy(2, 12), noisy(6, 12, seed=3)
+    holes = [HOLE] * len(calm)
+    popping = [*calm[:7], *(np.clip(p.astype(int) + 20, 0, 255).astype(np.uint8) for p in calm[7:])]
+    assert flicker_and_popping(restless, calm, holes)[1] == pytest.approx(1, abs=0.2)
+    assert flicker_and_popping(popping, calm, holes)[1] > 4
+    assert flicker_and_popping(grey, calm, holes)[1] == pytest.approx(1, abs=0.2), "a still picture does not pop"
 
 
 def test_motion_says_where_pixels_go() -> None:
@@ -124,6 +134,7 @@ def test_a_clip_of_a_bare_face_is_measured(tmp_path: Path) -> None:
     engine.close()
     assert found["name"] == "bare" and 4 <= found["frames"] <= 6
     assert found["hole_psnr"] > 15 and found["still_masked"] < 0.2 and 0.3 < found["flicker"] < 5
+    assert 0.2 < found["popping"] < 5
     empty = sample.builtin_clip(tmp_path / "x.mp4", seconds=0.05, size=(480, 272), rate=12, masked=False, sound=False)
     with pytest.raises(UsageError, match="no face for two frames"):
         measure_clip(engine, empty, seed=1, face_model=None, finder_model=None)

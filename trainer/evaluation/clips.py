@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engines.base import Engine
 from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.video import flicker, still_masked
+from trainer.evaluation.video import flicker_and_popping, still_masked
 from trainer.masks import draw_mask
 from unmask_rt import models, planes
 from unmask_rt.errors import UsageError
@@ -37,10 +37,10 @@ FAMILY = "surgical"
 def measure_clip(
     engine: Engine, path: Path, *, seed: int, face_model: Path | None, finder_model: Path | None
 ) -> dict[str, Any]:
-    """Flicker, mask left over and hole PSNR of one clip.
+    """Flicker, popping, mask left over and hole PSNR of one clip.
 
     Returns:
-        name, frames, flicker, still_masked (mean over frames), hole_psnr (mean over frames, dB).
+        name, frames, flicker, popping, still_masked (mean over frames), hole_psnr (mean over frames, dB).
 
     Raises:
         UsageError: fewer than two frames show a face.
@@ -50,10 +50,12 @@ def measure_clip(
     with closing(stages[0]), closing(stages[2]):
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
         outputs = [planes.upright(frame) for frame in through(stages, frames)]
+    flicker, popping = flicker_and_popping(outputs, truths, holes)
     return {
         "name": path.stem,
         "frames": len(truths),
-        "flicker": flicker(outputs, truths, holes),
+        "flicker": flicker,
+        "popping": popping,
         "still_masked": float(np.mean([still_masked(o, m, h) for o, m, h in zip(outputs, masked, holes, strict=True)])),
         "hole_psnr": float(np.mean([psnr(o, g, h) for o, g, h in zip(outputs, truths, holes, strict=True)])),
     }

@@ -13,6 +13,7 @@ Image = NDArray[np.uint8]
 
 STILL_MASKED = 6.0
 """Mean change of a pixel, in levels of 255, below which it is still the mask's."""
+_TINY = 1e-6
 
 
 def motion(earlier: Image, later: Image) -> NDArray[np.float32]:
@@ -26,24 +27,33 @@ def motion(earlier: Image, later: Image) -> NDArray[np.float32]:
 
 def unrest(
     pictures: Sequence[Image], motions: Sequence[NDArray[np.float32]], holes: Sequence[NDArray[np.bool_]]
-) -> float:
-    """Mean absolute difference, in the hole, of each picture and its successor warped back onto it.
+) -> NDArray[np.float64]:
+    """Absolute difference, in the hole, of each picture and its successor warped back onto it.
 
     Args:
         pictures: N of uint8[H, W, 3].
         motions: N - 1 of `motion`, of the truth.
         holes: N of bool[H, W].
+
+    Returns:
+        float64[N - 1, 2]: the sum of the differences in levels, and over how many values.
     """
-    total, count = 0.0, 0
+    found = []
     for now, following, where, hole in zip(pictures[:-1], pictures[1:], motions, holes[:-1], strict=True):
         back = cv2.remap(following, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        total += float(np.abs(now.astype(np.float32) - back)[hole].sum())
-        count += 3 * int(hole.sum())
-    return total / max(count, 1)
+        found.append((float(np.abs(now.astype(np.float32) - back)[hole].sum()), 3.0 * int(hole.sum())))
+    return np.array(found, np.float64).reshape(-1, 2)
 
 
-def flicker(outputs: Sequence[Image], truths: Sequence[Image], holes: Sequence[NDArray[np.bool_]]) -> float:
-    """`unrest` of the output over that of the truth, both along the truth's motion; 1 is as calm as life.
+def flicker_and_popping(
+    outputs: Sequence[Image], truths: Sequence[Image], holes: Sequence[NDArray[np.bool_]]
+) -> tuple[float, float]:
+    """How restless the output is beside the truth, both along the truth's motion.
+
+    Returns:
+        Flicker: `unrest` of the output over that of the truth; 1 is as calm as life. Popping: the greatest step from
+        one picture to the next, in `unrest` of the output's median step, over the same of the truth; above 1 where a
+        picture stands out more than the truth's own motion does.
 
     Raises:
         ValueError: fewer than two pictures.
@@ -51,7 +61,21 @@ def flicker(outputs: Sequence[Image], truths: Sequence[Image], holes: Sequence[N
     if len(truths) < 2:
         raise ValueError("flicker needs two pictures at least")
     motions = [motion(a, b) for a, b in pairwise(truths)]
-    return unrest(outputs, motions, holes) / max(unrest(truths, motions, holes), 1e-6)
+    found, wanted = (unrest(pictures, motions, holes) for pictures in (outputs, truths))
+    flicker = mean_of(found) / max(mean_of(wanted), _TINY)
+    return flicker, greatest_step(found) / max(greatest_step(wanted), _TINY)
+
+
+def mean_of(steps: NDArray[np.float64]) -> float:
+    """Mean difference of all steps of `unrest`, in levels."""
+    total, count = steps.sum(0)
+    return float(total / max(count, 1.0))
+
+
+def greatest_step(steps: NDArray[np.float64]) -> float:
+    """The greatest of the steps of `unrest` over their median; 1 where nothing moves."""
+    means = steps[:, 0] / np.maximum(steps[:, 1], 1.0)
+    return float((means.max() + _TINY) / (np.median(means) + _TINY))
 
 
 def still_masked(output: Image, masked: Image, hole: NDArray[np.bool_]) -> float:
