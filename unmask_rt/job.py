@@ -20,6 +20,7 @@ from unmask_rt.sinks import EncodeOptions, Provenance, open_sink
 from unmask_rt.sources import CAMERA, Source, open_source
 from unmask_rt.sources.base import Kind
 from unmask_rt.unmasker import Unmasker, UnmaskerOptions
+from unmask_rt.warm import warm_up
 
 DEFAULT_CODEC = "libx264"
 LIVE_PRESET = "ultrafast"
@@ -38,6 +39,7 @@ def run_job(arguments: argparse.Namespace, console: Console) -> int:
         UnmaskError: it did not work.
     """
     cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
+    warm_up()
     spec = _spec(arguments)
     _check_report(arguments)
     source = open_source(spec, start_s=arguments.start, duration_s=arguments.duration)

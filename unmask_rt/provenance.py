@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import cv2
 import numpy as np
@@ -55,10 +55,10 @@ class Provenance:
             '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
             '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
             ' xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
-            f" xmlns:unmask={quoteattr(NAMESPACE)}"
-            f" Iptc4xmpExt:DigitalSourceType={quoteattr(DIGITAL_SOURCE_TYPE)}"
-            f" xmp:CreatorTool={quoteattr(self.tool)}"
-            f" unmask:ModelSHA256={quoteattr(self.model_sha256)}/>"
+            f' xmlns:unmask="{escape(NAMESPACE)}"'
+            f' Iptc4xmpExt:DigitalSourceType="{escape(DIGITAL_SOURCE_TYPE)}"'
+            f' xmp:CreatorTool="{escape(self.tool)}"'
+            f' unmask:ModelSHA256="{escape(self.model_sha256)}"/>'
             '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
         ).encode()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +38,9 @@ class FaceMesh:
     """
 
     def __init__(self, model: bytes, *, max_faces: int, video: bool, blendshapes: bool = False) -> None:
-        import mediapipe as mp
+        self._mp = mediapipe()
         from mediapipe.tasks.python import BaseOptions, vision
 
-        self._mp = mp
         self._video = video
         mode = vision.RunningMode.VIDEO if video else vision.RunningMode.IMAGE
         self._landmarker = vision.FaceLandmarker.create_from_options(
@@ -81,3 +82,17 @@ class FaceMesh:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def mediapipe() -> Any:
+    """The package, imported without what it would record sound with: looking for that library starts a compiler."""
+    hidden = "sounddevice" not in sys.modules
+    if hidden:
+        sys.modules["sounddevice"] = None  # type: ignore[assignment] # an import of it fails, which MediaPipe expects
+    try:
+        import mediapipe as package
+        import mediapipe.tasks.python
+    finally:
+        if hidden:
+            sys.modules.pop("sounddevice", None)
+    return package
