@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -18,4 +19,5 @@ def _warm_up() -> None:
 
     cv2.cvtColor(np.zeros((1, 1, 3), np.uint8), cv2.COLOR_RGB2LAB)  # OpenCV makes its tables
     np.random.default_rng()  # numpy loads it when asked for
-    mediapipe()
+    with suppress(ImportError, OSError):
+        mediapipe()
