@@ -4,8 +4,8 @@ Activations U8 with a zero point, weights S8 per output channel, biases S32, wri
 OpenVINO turn into integer kernels. Not everything becomes int8: what works on grids of more than `MOST_SIDE` pixels or
 on few channels moves memory rather than multiplies, and is as fast or faster in floating point; fixed averages and what
 puts the picture together again are no sums of learnt weights, and keep the picture's own precision. What lies between
-two convolutions (activations, residual sums, enlarging) is int8 too, or the way there and back would cost more than it
-saves. If the whole is still too far off, the convolutions that cost most are left out.
+two convolutions (activations, residual sums, enlarging, laying side by side) is int8 too, or the way there and back
+would cost more than it saves. If the whole is still too far off, the convolutions that cost most are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engines.variants import SOURCE_KEY
 from unmask_rt.errors import ModelError, UsageError
 
 MOST_SIDE = 64
-LEAST_IN, LEAST_OUT = 16, 12
+LEAST_IN, LEAST_OUT = 12, 12
 WANTED_DB = 38.0
 """PSNR against fp32 in the hole, over all calibration crops; below it sensitive convolutions are left out."""
 MOST_LEFT_OUT = 6
@@ -99,23 +99,31 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
     stay exact, and so do the 1 x 1 convolutions, which cost little and decide over what is enlarged.
     """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    learnt = {  # an average has no bias
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[1] in weights
-    }
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    learnt = {node.output[0] for node in convolutions if len(node.input) > 2}  # an average has no bias
     read, finding = behind(model.graph, learnt), behind(model.graph, ["map"])
-    chosen, grown = set(), set()
-    for node in model.graph.node:
+
+    def small(node: onnx.NodeProto) -> bool:
         shape = shapes.get(node.output[0], ())
-        if len(shape) != 4 or max(shape[2:]) > MOST_SIDE:
-            continue
-        if node.output[0] in learnt:
-            outside, inside, *kernel = weights[node.input[1]]
-            good = inside >= LEAST_IN and outside >= LEAST_OUT and not (node.name in finding and kernel == [1, 1])
-        elif node.op_type == "Add":
+        return len(shape) == 4 and max(shape[2:]) <= MOST_SIDE
+
+    def multiplies(node: onnx.NodeProto) -> bool:
+        outside, inside, *kernel = weights[node.input[1]]
+        cautious = node.name in finding and kernel == [1, 1]
+        return node.output[0] in learnt and inside >= LEAST_IN and outside >= LEAST_OUT and not cautious
+
+    chosen = {node.name for node in convolutions if small(node) and multiplies(node)}
+    grown = {edge for node in model.graph.node if node.name in chosen for edge in node.output}
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for edge in node.input:
+            readers.setdefault(edge, set()).add(node.name)
+    for node in filter(small, model.graph.node):
+        if node.op_type == "Add":
             parts = [edge in grown for edge in node.input if edge not in weights]
             good = node.name in read and len(parts) == 2 and (all if node.name in finding else any)(parts)
+        elif node.op_type == "Concat":
+            good = readers[node.output[0]] <= chosen
         else:
             good = node.op_type in ("LeakyRelu", "Resize") and node.input[0] in grown
         if good:
@@ -180,9 +188,10 @@ def quantised(model: onnx.ModelProto, ranges: Mapping[str, Range], chosen: Itera
         edge
         for node in graph.node
         if node.name in names
-        for edge in (node.input if node.op_type == "Add" else node.input[:1])
+        for edge in (node.input if node.op_type in ("Add", "Concat") else node.input[:1])
         if edge and edge not in weights
     }
+    ranges = _joined(graph, names, ranges)
     scales: dict[str, float] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -225,20 +234,31 @@ def _pair(graph: onnx.GraphProto, edge: str, found: Range) -> tuple[float, list[
     ]
 
 
+def _joined(graph: onnx.GraphProto, names: set[str], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """The ranges, one for all parts of a chosen concatenation: then nothing has to be scaled anew."""
+    found = dict(ranges)
+    for node in graph.node:
+        if node.op_type == "Concat" and node.name in names:
+            edges = [*node.input, *node.output]
+            lows, highs = zip(*(found[edge] for edge in edges), strict=True)
+            found.update(dict.fromkeys(edges, (min(lows), max(highs))))
+    return found
+
+
 def _quantise_weights(
     graph: onnx.GraphProto, node: onnx.NodeProto, weights: Mapping[str, TensorProto], given: float
 ) -> list[onnx.NodeProto]:
     """Turns weight and bias of a convolution into integers, in place; returns the nodes that turn them back."""
     weight = numpy_helper.to_array(weights[node.input[1]]).astype(np.float32)
-    scale = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / 127, _TINY).astype(np.float32)
+    most = np.abs(weight).reshape(len(weight), -1).max(1)
+    scale = np.where(most > 0, np.maximum(most / 127, _TINY), 1 / 127).astype(np.float32)  # a row of zeros has no scale
     levels = np.clip(np.rint(weight / scale[:, None, None, None]), -127, 127).astype(np.int8)
     nodes = [_stored(graph, f"{node.name}/weight", levels, scale)]
     node.input[1] = nodes[0].output[0]
     if len(node.input) > 2 and node.input[2]:
         bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
         scale = (scale * np.float32(given)).astype(np.float32)
-        most = 2.0**31 - 1
-        whole = np.clip(np.rint(bias / scale), -most, most).astype(np.int32)
+        whole = np.clip(np.rint(bias / scale), -(2.0**31 - 1), 2.0**31 - 1).astype(np.int32)
         nodes.append(_stored(graph, f"{node.name}/bias", whole, scale))
         node.input[2] = nodes[1].output[0]
     return nodes

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 import engines
 from engines import bundle, crops, export, graphs, machine, open_engine, parity, quantise, variants
@@ -87,6 +88,13 @@ def test_int8_is_written_as_it_says(int8: bytes) -> None:
         (reader,) = [n for n in graph.node if node.output[0] in n.input]
         assert (makers[node.input[0]].op_type, reader.op_type) == ("DequantizeLinear", "QuantizeLinear"), node.name
     assert large
+    joined = [n for n in graph.node if n.op_type == "Concat" and makers[n.input[0]].op_type == "DequantizeLinear"]
+    for node in joined:  # one scale for all parts and the whole: bytes are copied, not computed
+        (reader,) = [n for n in graph.node if node.output[0] in n.input]
+        steps = {tuple(float(numpy_helper.to_array(constants[e])) for e in n.input[1:3])
+                 for n in (reader, *(makers[edge] for edge in node.input))}  # fmt: skip
+        assert len(steps) == 1, node.name
+    assert len(joined) == 2
     averages = [node for node in graph.node if node.op_type == "Conv" and len(node.input) == 2]
     assert averages and not any(node in whole for node in averages)
 

@@ -2,9 +2,9 @@
 
 Engines move memory slower than they multiply. `Unmask` says what is computed: at full resolution, with pixel
 (un)shuffles between. Here every picture stays on a grid of a quarter of the crop's side, its sixteen phases (the pixels
-of each 4x4 block) as channels; bilinear doubling is a convolution with fixed weights, enlarging the seam's shift a
-product with two matrices, and only bytes are shuffled at both ends. Channels of a phased picture are ordered (row,
-column, colour).
+of each 4x4 block) as channels; bilinear doubling is a convolution with fixed weights, averages of phases and enlarging
+the seam's shift are products with matrices, and only bytes are shuffled at both ends. Channels of a phased picture are
+ordered (row, column, colour).
 
 Shapes are written beside the lines: B batch, S crop side (256), Q = S/4.
 """
@@ -29,6 +29,7 @@ class Deployed(nn.Module):
     coarse_weight: Tensor
     fours: Tensor
     halves: Tensor
+    whole: Tensor
     colours: Tensor
     rows: Tensor
     columns: Tensor
@@ -50,16 +51,22 @@ class Deployed(nn.Module):
         self.outer_stem = nn.Parameter(torch.cat([colour_last(outside[:, :48], 4, 1), outside[:, 48:]], 1) / LEVELS)
         assert outer.head.bias is not None
         self.head_weight = nn.Parameter(colour_last(outer.head.weight, 4, 0) * LEVELS)
-        self.head_bias = nn.Parameter(colour_last(outer.head.bias, 4, 0) * LEVELS + LEVELS)
+        # Half a level more than meant: what is cut off to whole levels in the end is rounded.
+        self.head_bias = nn.Parameter(colour_last(outer.head.bias, 4, 0) * LEVELS + LEVELS + 0.5)
         self.register_buffer("fours", torch.eye(4).reshape(4, 1, 2, 2).clone())
         taps = doubling()  # (16, 4, 4)
         self.register_buffer("wide_weight", taps[:, None].clone())
-        coarse = torch.einsum("pij,kc->pkcij", taps, torch.eye(3)).flatten(0, 1) * LEVELS
-        self.register_buffer("coarse_weight", coarse.clone())  # (48, 3, 4, 4)
+        # A fourth colour of zeros: integer kernels are made for sixteen channels, and twelve take them twice as long.
+        coarse = torch.einsum("pij,kc->pkcij", taps, torch.eye(3, 4)).flatten(0, 1) * LEVELS
+        self.register_buffer("coarse_weight", coarse.clone())  # (48, 4, 4, 4)
+        assert inner.head.bias is not None
+        self.coarse_head = nn.Parameter(F.pad(inner.head.weight, (0, 0, 0, 0, 0, 0, 0, 4)))  # (16, b, 3, 3)
+        self.coarse_bias = nn.Parameter(F.pad(inner.head.bias, (0, 4)))
         pairs = torch.eye(2).repeat_interleave(2, 1)  # (2, 4): the rows of a block by the row of half the side
-        halves = torch.einsum("Rr,Cc,Kk->RCKrck", pairs, pairs, torch.eye(3)).reshape(12, 48, 1, 1) / 4
+        halves = torch.einsum("Rr,Cc,Kk->RCKrck", pairs, pairs, torch.eye(3)).reshape(12, 48) / 4
         self.register_buffer("halves", halves.clone())
-        self.register_buffer("colours", torch.eye(3).repeat(1, 16).reshape(3, 48, 1, 1) / 16)
+        self.register_buffer("whole", torch.eye(3).repeat(1, 4) / 4)  # (3, 12): halves -> the block's mean
+        self.register_buffer("colours", torch.eye(3).repeat(1, 16) / 16)  # (3, 48)
         grid = self.side // 8
         rows = F.interpolate(torch.eye(grid)[None, None], size=(self.side, grid), mode="bilinear", align_corners=False)
         enlarge = rows[0, 0].unflatten(0, (-1, 4)).transpose(0, 1)  # (4, Q, S/8)
@@ -69,28 +76,31 @@ class Deployed(nn.Module):
     def forward(self, crop: Tensor) -> tuple[Tensor, Tensor]:  # uint8 (B, S, S, 3)
         q = self.side // 4
         picture = phased(crop, q)  # (B, 48, Q, Q) in 0..255
-        mask = torch.sigmoid(self._map(picture))  # (B, 16, Q, Q)
+        small = mixed(self.halves, picture, q)  # (B, 12, Q, Q)
+        mask = torch.sigmoid(self._map(small))  # (B, 16, Q, Q)
         hole = F.max_pool2d((F.pixel_shuffle(most(mask, q), 2) * 3 - 0.6).clamp(0, 1), 5, 1, 2)  # (B, 1, S/2, S/2)
         wide = F.conv2d(edge(hole), self.wide_weight, stride=2)  # (B, 16, Q, Q)
         keep = 1 - wide
         kept = merged(apart(picture, q) * keep.unsqueeze(2), q)
         phases = F.conv2d(hole, self.fours, stride=2)  # (B, 4, Q, Q)
         raw = self._edit(kept, keep, phases)
-        filling = raw + self._shift(F.conv2d(picture - raw, self.colours), phases)
+        error = mixed(self.whole, small, q) - mixed(self.colours, raw, q) + 0.5  # (B, 3, Q, Q)
+        filling = raw + self._shift(error, phases)
         levels = kept + merged(apart(filling, q) * wide.unsqueeze(2), q)
-        return faces(to_bytes(levels), q), maps(to_bytes(mask * 255), q)
+        return faces(to_bytes(levels), q), maps(to_bytes(mask * 255 + 0.5), q)
 
-    def _map(self, picture: Tensor) -> Tensor:  # (B, 48, Q, Q) -> logits (B, 16, Q, Q)
-        small = F.conv2d(picture, self.halves) / LEVELS - 1  # (B, 12, Q, Q)
-        return self.map_net.phases(F.conv2d(small, self.map_stem, self.map_net.stem.bias, padding=1))
+    def _map(self, small: Tensor) -> Tensor:  # (B, 12, Q, Q) in 0..255 -> logits (B, 16, Q, Q)
+        x = small / LEVELS - 1
+        return self.map_net.phases(F.conv2d(x, self.map_stem, self.map_net.stem.bias, padding=1))
 
     def _edit(self, kept: Tensor, keep: Tensor, hole: Tensor) -> Tensor:
-        """The raw filling (B, 48, Q, Q) in levels."""
+        """The raw filling (B, 48, Q, Q) in levels, plus a half."""
         inner, outer, q = self.edit_net.inner, self.edit_net.outer, self.side // 4
         cut = merged(apart(kept, q) - (keep * LEVELS).unsqueeze(2), q)  # zero, the middle of the range, in the hole
         hole = hole * LEVELS
-        given = torch.cat([F.conv2d(cut, self.halves), hole], 1)
-        coarse, features = inner.phases(F.conv2d(given, self.inner_stem, inner.stem.bias, padding=1))
+        given = torch.cat([mixed(self.halves, cut, q), hole], 1)
+        _, features = inner.phases(F.conv2d(given, self.inner_stem, inner.stem.bias, padding=1))
+        coarse = F.conv2d(features, self.coarse_head, self.coarse_bias, padding=1)  # (B, 16, Q, Q)
         y = F.conv2d(torch.cat([cut, hole], 1), self.outer_stem, outer.stem.bias, padding=1) + outer.grow(features)
         y = F.leaky_relu(outer.body(F.leaky_relu(y, 0.2)), 0.2)
         detail = F.conv2d(y, self.head_weight, self.head_bias, padding=1)
@@ -114,7 +124,8 @@ def colour_last(channels: Tensor, block: int, axis: int) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    return (x + 0.5).clamp(0, 255).to(torch.uint8)
+    """Levels, cut off to whole ones within 0..255."""
+    return x.clamp(0, 255).to(torch.uint8)
 
 
 def doubling() -> Tensor:
@@ -128,6 +139,11 @@ def doubling() -> Tensor:
 def edge(x: Tensor) -> Tensor:
     """Padded by one pixel of its own border: what bilinear enlarging sees there."""
     return F.pad(x, (1, 1, 1, 1), mode="replicate")
+
+
+def mixed(matrix: Tensor, x: Tensor, q: int) -> Tensor:
+    """The channels of (B, C, Q, Q) mixed by a matrix (K, C), at every place alike: (B, K, Q, Q)."""
+    return (matrix @ x.reshape(-1, matrix.shape[1], q * q)).reshape(-1, matrix.shape[0], q, q)
 
 
 def most(mask: Tensor, q: int) -> Tensor:
