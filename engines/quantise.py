@@ -123,7 +123,8 @@ def choose(model: onnx.ModelProto, shapes: Shapes) -> set[str]:
             parts = [edge in grown for edge in node.input if edge not in weights]
             good = node.name in read and len(parts) == 2 and (all if node.name in finding else any)(parts)
         elif node.op_type == "Concat":
-            good = readers[node.output[0]] <= chosen
+            read_by = readers.get(node.output[0], set())
+            good = bool(read_by) and read_by <= chosen and not weights.keys() & set(node.input)
         else:
             good = node.op_type in ("LeakyRelu", "Resize") and node.input[0] in grown
         if good:

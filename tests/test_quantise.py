@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import engines
 from engines import bundle, crops, export, graphs, machine, open_engine, parity, quantise, variants
@@ -97,6 +97,24 @@ def test_int8_is_written_as_it_says(int8: bytes) -> None:
     assert len(joined) == 2
     averages = [node for node in graph.node if node.op_type == "Conv" and len(node.input) == 2]
     assert averages and not any(node in whole for node in averages)
+
+
+def test_only_what_convolutions_alone_read_is_laid_side_by_side_in_bytes() -> None:
+    nodes = [helper.make_node("Conv", [given, f"{name}.weight", f"{name}.bias"], [name], name=name, pads=[1] * 4)
+             for name, given in (("a", "x"), ("b", "x"), ("c", "whole"), ("d", "fixed"))]  # fmt: skip
+    for name, parts in (("whole", "a b"), ("fixed", "a constant"), ("outside", "a b"), ("unread", "a b")):
+        nodes.append(helper.make_node("Concat", parts.split(), [name], name=name, axis=1))
+    nodes.append(helper.make_node("Sigmoid", ["outside"], ["y"], name="y"))
+    inside = {"a": 16, "b": 16, "c": 32, "d": 32}
+    weights = {f"{n}.weight": np.zeros((16, k, 3, 3), np.float32) for n, k in inside.items()}
+    weights |= {f"{n}.bias": np.zeros(16, np.float32) for n in inside} | {
+        "constant": np.ones((1, 16, 8, 8), np.float32)
+    }
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in ("x", "c", "d", "y", "unread")]
+    model = helper.make_model(helper.make_graph(nodes, "four", ends[:1], ends[1:], tensors))
+    chosen = quantise.choose(model, {node.output[0]: (1, 32, 8, 8) for node in nodes})
+    assert chosen == {"a", "b", "c", "d", "whole"}
 
 
 def test_the_same_crops_give_the_same_bytes(fp32: bytes, int8: bytes) -> None:
