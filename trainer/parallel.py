@@ -18,6 +18,7 @@ from unmask_rt.errors import UnmaskError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -46,27 +47,33 @@ def run_jobs(
         workers: how many processes.
         description: what the progress bar says.
         size: how many pictures a job is, for the progress bar.
-        jobs_per_process: a fresh process after so many jobs, for functions that leak memory.
+        jobs_per_process: fresh processes after so many jobs of each, in the mean; for functions that leak memory.
 
     Raises:
         UnmaskError: a process died.
     """
-    if not jobs:
-        return
-    pool = ProcessPoolExecutor(
-        max(1, min(workers, len(jobs))),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        max_tasks_per_child=jobs_per_process,
-    )
+    with progress(description, sum(map(size, jobs))) as advance:
+        processes = max(1, min(workers, len(jobs)))
+        # A pool for each round: max_tasks_per_child of a pool stops dead now and then (CPython issue 115634).
+        for part in batched(jobs, processes * jobs_per_process if jobs_per_process else max(1, len(jobs))):
+            yield from _round(function, part, processes, description, lambda job: advance(size(job)))
+
+
+def _round(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    processes: int,
+    description: str,
+    done: Callable[[Job], None],
+) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
-        with progress(description, sum(map(size, jobs))) as advance:
-            waiting: dict[Future[Result], Job] = {pool.submit(function, job): job for job in jobs}
-            while waiting:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    job = waiting.pop(future)
-                    yield future.result()
-                    advance(size(job))
+        waiting: dict[Future[Result], Job] = {pool.submit(function, job): job for job in jobs}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                job = waiting.pop(future)
+                yield future.result()
+                done(job)
     except BrokenProcessPool as error:
         raise UnmaskError(
             f"{description}: a worker process ended without a word, most likely for want of memory",
@@ -116,11 +123,11 @@ def _plain_progress(description: str, total: int) -> Iterator[Callable[[int], No
     yield advance
 
 
-def batched(numbers: Iterable[int], length: int) -> Iterator[tuple[int, ...]]:
-    """Consecutive runs of up to ``length`` numbers."""
-    run: list[int] = []
-    for number in numbers:
-        run.append(number)
+def batched(items: Iterable[Item], length: int) -> Iterator[tuple[Item, ...]]:
+    """Consecutive runs of up to ``length`` items."""
+    run: list[Item] = []
+    for item in items:
+        run.append(item)
         if len(run) == length:
             yield tuple(run)
             run = []
