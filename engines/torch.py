@@ -192,14 +192,14 @@ class TorchBackend:
         try:
             import torch
 
-            module = torch.export.load(io.BytesIO(body)).module()
+            module = placed(torch.export.load(io.BytesIO(body)), device())
         except ImportError as error:
             raise ExtraError(f"the engine 'torch' cannot be used here: {error}", _INSTALL) from error
         except Exception as error:  # it raises classes of its own and of zipfile's for each kind of damage
             raise EngineError(
                 f"torch cannot read the exported program: {_line(error)}", "Build it again with `unmask-engine build`."
             ) from error
-        return TorchEngine(self.name, module.to(device()), spec, sha256, settings, device())
+        return TorchEngine(self.name, module, spec, sha256, settings, device())
 
     def inspect(self, built: bytes) -> Mapping[str, Any]:
         return envelope.facts(built)
@@ -219,6 +219,13 @@ def version() -> str:
 def device() -> str:
     """Where torch would run, found without importing it: its build for processors says so in its version."""
     return "cuda" if version() and "+cpu" not in version() and machine.nvidia_gpus()[0] else "cpu"
+
+
+def placed(program: Any, where: str) -> Any:
+    """The module of an exported program on a device: its weights, and what its operations assert about devices."""
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, where).module()
 
 
 def _line(error: Exception) -> str:

@@ -150,6 +150,19 @@ def test_a_missing_torch_is_said(monkeypatch: pytest.MonkeyPatch, built: bytes) 
 # ---- on a GPU, with a stand-in
 
 
+def test_a_program_is_placed_with_all_that_it_says_about_devices(built: bytes) -> None:
+    program = torch.export.load(io.BytesIO(envelope.unpack(built, {})))
+
+    def told() -> set[str]:
+        return {str(node.kwargs["device"]) for node in program.graph.nodes if "device" in node.kwargs}
+
+    assert told() == {"cpu"}, "what its operations assert about devices"
+    module = engine_torch.placed(program, "meta")  # a device that is on every machine
+    assert told() == {"meta"}, "a GPU refuses tensors on it that the program expects elsewhere"
+    face, mask = module(torch.from_numpy(small_crops(2)).to("meta"))
+    assert face.device.type == mask.device.type == "meta" and face.shape == (2, SIDE, SIDE, 3)
+
+
 class Stream:
     """Does at once what is put into it; says when it was waited for."""
 
