@@ -76,6 +76,15 @@ def consumers(graph: onnx.GraphProto) -> Counter[str]:
     return found
 
 
+def readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each value."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for edge in dict.fromkeys(node.input):
+            found.setdefault(edge, []).append(node)
+    return found
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values, strings decoded."""
     found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

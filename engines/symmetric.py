@@ -1,7 +1,8 @@
 """The int8 form that TensorRT accepts, made from the one that ONNX Runtime runs. Needs the package onnx.
 
 The ranges are those that calibration found. What differs is how they are written down: numbers lie around zero (S8,
-zero point 0), biases are no longer quantised, and what is not int8 is FP16, as is what lies between two convolutions.
+zero point 0), so a Relu that a range had replaced is a node again; biases are no longer quantised, and what is not int8
+is FP16, as is what lies between two convolutions.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def to_symmetric(model: onnx.ModelProto) -> None:
         ModelError: there is no quantisation, or a weight's zero point is not 0.
     """
     graph = model.graph
-    _dissolve(graph)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    _restore_relus(graph, constants)
+    _dissolve(graph)
     factors = _balance(graph, constants)
     made: dict[str, NDArray[np.generic]] = {}
     left = []
@@ -90,6 +92,21 @@ def to_symmetric(model: onnx.ModelProto) -> None:
     del graph.initializer[:]
     graph.initializer.extend(kept)
     graph.initializer.extend(numpy_helper.from_array(np.asarray(made[name]), name) for name in sorted(made))
+
+
+def _restore_relus(graph: onnx.GraphProto, constants: Mapping[str, NDArray[np.generic]]) -> None:
+    """Puts a Relu before each quantisation whose range begins at zero: around zero it would no longer cut off there."""
+    relus = {edge for node in graph.node if node.op_type == "Relu" for edge in node.output}
+    nodes = []
+    for node in graph.node:
+        zero = constants.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
+        if zero is not None and zero.dtype == np.uint8 and not zero.any() and node.input[0] not in relus:
+            relu = f"{node.output[0]}/relu"
+            nodes.append(onnx.helper.make_node("Relu", [node.input[0]], [relu], name=relu))
+            node.input[0] = relu
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _dissolve(graph: onnx.GraphProto) -> None:
