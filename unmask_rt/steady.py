@@ -1,13 +1,13 @@
-"""Keeps what is drawn calm from frame to frame: the coarse half of it follows what is seen to move.
+"""Keeps what is drawn calm from frame to frame: it follows what is seen to move.
 
 A generator that knows one frame at a time invents a slightly other mouth in each. Here its output is averaged over time
-along the optical flow of the aligned input: what moves with the mask, the drawn face does too. Only levels of two crop
-pixels and coarser take part: finer detail would be washed out on its way. The map does not either: a mask that goes on
-has to be covered in that very frame.
+along the optical flow of the aligned input: what moves with the mask, the drawn face does too. The map is not averaged:
+a mask that goes on has to be covered in that very frame.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unmask_rt.align import Image
 
 SIDE = 128
-"""Pixels of the crop's side at which flow is sought and the average is kept."""
+"""Pixels of the crop's side at which flow is sought; the average is kept in the crop's own."""
 TIME_S = 0.25
 """Time constant of the average in seconds, where flow explains what is seen."""
 TOLERATED, DOUBT = 2.0, 0.03
@@ -27,12 +27,16 @@ adds that share of the new frame: a hand or a change of light is not averaged aw
 LONGEST_GAP_S = 0.25
 """After a longer time without a frame the average begins anew."""
 
-_GRID = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), axis=2).astype(np.float32)
+
+@functools.lru_cache(maxsize=4)
+def _grid(side: int) -> NDArray[np.float32]:
+    """The places of a square's pixels, float32[side, side, 2] as (x, y)."""
+    return np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=2).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is kept of a frame: luma uint8[SIDE, SIDE], coarse face float32[SIDE, SIDE, 3], time in seconds."""
+    """What is kept of a frame: luma uint8[SIDE, SIDE], averaged face float32[S, S, 3], time in seconds."""
 
     grey: Image
     average: NDArray[np.float32]
@@ -57,27 +61,27 @@ class Steady:
             time_s: the frame's presentation time in seconds.
 
         Returns:
-            ``completed`` with its coarse half averaged over time, uint8[S, S, 3]; unchanged for a first frame.
+            ``completed`` averaged over time, uint8[S, S, 3]; unchanged for a first frame.
         """
-        grey = _small(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))
-        coarse = _small(completed).astype(np.float32)
-        known, average = self._known, coarse
+        grey, average = _small(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)), completed.astype(np.float32)
+        known = self._known
         if known is not None and 0 < time_s - known.time_s <= LONGEST_GAP_S:
-            average = self._follow(known, grey, coarse, time_s - known.time_s)
-            change = cv2.resize(average - coarse, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            completed = np.asarray(cv2.add(completed, change, dtype=cv2.CV_8U))
+            average = self._follow(known, grey, average, time_s - known.time_s)
+            completed = cv2.addWeighted(average, 1, average, 0, 0, dtype=cv2.CV_8U)  # rounded, within 0..255
         self._known = _Known(grey, average, time_s)
-        return completed
+        return np.asarray(completed)
 
-    def _follow(self, known: _Known, grey: Image, coarse: NDArray[np.float32], passed_s: float) -> NDArray[np.float32]:
-        """The new average, float32[SIDE, SIDE, 3]."""
-        where = _GRID + self._flow.calc(grey, known.grey, None)
-        expected = cv2.remap(known.grey, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    def _follow(self, known: _Known, grey: Image, face: NDArray[np.float32], passed_s: float) -> NDArray[np.float32]:
+        """The new average, float32[S, S, 3]."""
+        side = len(face)
+        flow = self._flow.calc(grey, known.grey, None)  # float32[SIDE, SIDE, 2]
+        expected = cv2.remap(known.grey, _grid(SIDE) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         surprise = cv2.blur(cv2.absdiff(grey, expected), (9, 9)).astype(np.float32)
         share = np.float32(1 - math.exp(-passed_s / TIME_S)) + np.maximum(surprise - TOLERATED, 0) * DOUBT
-        share = np.minimum(share, np.float32(1))
+        share = cv2.resize(np.minimum(share, np.float32(1)), (side, side), interpolation=cv2.INTER_LINEAR)
+        where = cv2.resize(flow, (side, side), interpolation=cv2.INTER_LINEAR) * np.float32(side / SIDE) + _grid(side)
         carried = cv2.remap(known.average, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(cv2.blendLinear(coarse, carried, share, 1 - share))
+        return np.asarray(cv2.blendLinear(face, carried, share, 1 - share))
 
 
 def _small(picture: Image) -> Image:
