@@ -17,7 +17,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from tests.training_media import tiny_file, tiny_preset, write_set
-from trainer import checkpoint, cli
+from trainer import checkpoint, cli, resident
 from trainer.checkpoint import Checkpoint
 from trainer.loop import Settings, train
 from trainer.preset import Preset
@@ -95,7 +95,7 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 
 
 def test_a_preset_of_several_stages_stops_and_goes_on_in_each_of_them(data: Path, tmp_path: Path) -> None:
-    preset, steps = tiny_preset("realtime"), 10  # 5 + 3 + 1 + 1
+    preset, steps = tiny_preset("realtime"), 10  # 5 + 2 + 3
     assert go(preset, data, tmp_path / "whole", steps, log_steps=100)
     calls = 1
     while not go(preset, data, tmp_path / "parts", steps, resume=True, pause_steps=4, log_steps=100):
@@ -103,8 +103,21 @@ def test_a_preset_of_several_stages_stops_and_goes_on_in_each_of_them(data: Path
     assert calls == 3
     whole = content(tmp_path / "whole")
     assert differing(whole, content(tmp_path / "parts")) == []
-    assert whole["meta"]["stage"] == "finish" and whole["meta"]["seen"] == 20 and "map" in whole["c"]
-    assert [line["stage"] for line in steps_of(tmp_path / "whole")] == ["map", "inner", "outer", "finish"]
+    assert whole["meta"]["stage"] == "outer" and whole["meta"]["seen"] == 20 and "map" in whole["c"]
+    assert [line["stage"] for line in steps_of(tmp_path / "whole")] == ["map", "inner", "outer"]
+
+
+def test_samples_made_where_the_networks_are_come_again_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "TURNED_HEADS", 3)
+    preset = tiny_preset("realtime")
+    how: dict[str, Any] = {"stages": ("inner",), "resident": True}
+    assert go(preset, data, tmp_path / "whole", 4, **how)
+    assert not go(preset, data, tmp_path / "parts", 4, pause_steps=2, **how)
+    assert go(preset, data, tmp_path / "parts", 4, resume=True, **how)
+    assert differing(content(tmp_path / "whole"), content(tmp_path / "parts")) == []
+    assert steps_of(tmp_path / "parts") == steps_of(tmp_path / "whole")
 
 
 def test_lines_of_lost_steps_are_dropped_from_the_log(data: Path, tmp_path: Path) -> None:
@@ -115,6 +128,25 @@ def test_lines_of_lost_steps_are_dropped_from_the_log(data: Path, tmp_path: Path
     go(preset, data, tmp_path / "r", 4, resume=True)
     assert all(line.get("loss", 0) >= 0 for line in lines(tmp_path / "r"))
     assert [line["step"] for line in lines(tmp_path / "r") if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_a_run_keeps_the_preset_that_it_was_begun_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--data", str(data), "--run", str(tmp_path / "r"), "--no-tensorboard", "--workers", "0"]
+    file, other = (str(tiny_file(tmp_path / f"{name}.toml", "pix2pix")) for name in ("tiny", "other"))
+
+    def rate() -> float:
+        return float(checkpoint.load(tmp_path / "r").preset["stage"][0]["learning_rate"])
+
+    rates = "stage.pix2pix.learning_rate={}"
+    assert (
+        cli.main([*command, "--preset", file, "--steps", "4", "--pause-steps", "1", "--set", rates.format(3e-5)]) == 0
+    )
+    assert cli.main([*command, "--preset", file, "--resume", "--pause-steps", "1"]) == 0 and rate() == 3e-5
+    assert cli.main([*command, "--preset", other, "--resume"]) == 2
+    assert "begun with the preset tiny" in capsys.readouterr().err
+    assert cli.main([*command, "--resume", "--pause-steps", "1", "--set", rates.format(5e-5)]) == 0 and rate() == 5e-5
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_says_130(
@@ -280,8 +312,10 @@ def test_checkpoints_that_are_none_are_refused(tmp_path: Path) -> None:
             checkpoint.load(tmp_path)
     head = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
     for stored, word in (
-        ({"state_dict": {}}, "no checkpoint of"), ([1], "no checkpoint of"), (head | {"version": 99}, "version 99"),
-        (head, "carried"), (head | {key: {} for key in Checkpoint.__dataclass_fields__}, "stage"),
+        ({"state_dict": {}}, "no checkpoint of"), ([1], "no checkpoint of"),
+        ({"network": {}, "average": {}, "optimizer": {}, "meta": meta}, "no checkpoint of unmask-train"),
+        (head | {"version": 99}, "version 99"), (head, "carried"),
+        (head | {key: {} for key in Checkpoint.__dataclass_fields__}, "stage"),
     ):  # fmt: skip
         torch.save(stored, file)
         with pytest.raises(ModelError, match=word):
@@ -303,19 +337,6 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(SinkError, match="space"):
         checkpoint.save(tmp_path, Checkpoint({}, meta | {"step": 9}))
     assert checkpoint.load(tmp_path).meta == meta and [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]
-
-
-def test_a_run_from_before_there_were_stages_is_read_but_not_gone_on_with(data: Path, tmp_path: Path) -> None:
-    go(tiny_preset("realtime"), data, tmp_path / "new", 2, stages=("map",))
-    weights = checkpoint.load(tmp_path / "new").average["map"]
-    old = {"network": weights, "average": weights, "optimizer": {}, "meta": {"step": 7, "seconds": 1.0}}
-    (tmp_path / "old").mkdir()
-    torch.save(old, tmp_path / "old" / checkpoint.NAME)
-    stored = checkpoint.load(tmp_path / "old")
-    assert stored.meta["stage"] == "map" and stored.meta["step"] == 7 and set(stored.weights()) == {"map"}
-    with pytest.raises(UsageError, match="--start"):
-        go(tiny_preset("realtime"), data, tmp_path / "old", 2, resume=True)
-    go(tiny_preset("realtime"), data, tmp_path / "next", 1, stages=("map",), start=tmp_path / "old")
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from trainer.losses import (
     Perceptual,
     generator_terms,
     hinge_discriminator,
+    luma,
     map_loss,
     strided_ssim,
     weighted_l1,
@@ -60,6 +62,14 @@ def test_l1_is_the_mean_over_what_counts(face: Tensor) -> None:
 
 
 # ---- SSIM
+
+
+def test_luma_is_what_opencv_calls_grey(face: Tensor, astronaut: NDArray[np.uint8]) -> None:
+    grey = cv2.cvtColor(astronaut[50:178, 160:288], cv2.COLOR_RGB2GRAY)
+    found = luma(face)
+    assert found.shape == (1, 1, 128, 128) and np.abs(found[0, 0].numpy() * 255 - grey).max() < 0.6
+    ends = luma(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)).flatten().tolist()
+    assert ends == pytest.approx([0, 1], abs=1e-6)
 
 
 def test_ssim_loss_is_zero_for_equal_pictures(face: Tensor) -> None:

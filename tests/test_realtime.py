@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tests.training_media import tiny_preset, write_set
 from trainer.data import Batch, Faces, stacked
-from trainer.networks.realtime import EditNet, MapNet, Unmask
+from trainer.networks.realtime import EditNet, MapNet, Unmask, complete
 from trainer.preset import Options
 from trainer.runs import LoadedRun
 from trainer.systems import SYSTEMS
+from trainer.systems import realtime as module
 from trainer.systems.base import System
 from trainer.systems.realtime import Realtime
 from unmask_rt.errors import UsageError
@@ -39,11 +42,17 @@ def system(stage: str, **options: Any) -> System:
     return made
 
 
+def realtime(stage: str) -> Realtime:
+    made = system(stage)
+    assert isinstance(made, Realtime)
+    return made
+
+
 def batch(data: Path, size: int) -> Batch:
     return stacked(Faces(data, "train", 1, {}, size=size, augment=False), [0, 1])
 
 
-@pytest.mark.parametrize("stage", ["map", "inner", "outer", "finish"])
+@pytest.mark.parametrize("stage", ["map", "inner", "outer"])
 @pytest.mark.parametrize("progress", [0.0, 0.95])
 def test_a_step_of_every_stage_is_finite_and_moves_the_weights(data: Path, stage: str, progress: float) -> None:
     made = system(stage)
@@ -72,23 +81,139 @@ def test_the_editing_module_learns_a_batch_by_heart(data: Path) -> None:
     assert found[-1] < 0.8 * found[0]
 
 
-def test_what_weighs_nothing_is_not_computed(data: Path) -> None:
+def test_what_weighs_nothing_is_not_computed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = system("outer")
-    made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0}
+    made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0, "stability": 0.0}
     made.frozen = {}
+
+    def asked(*given: Any) -> Any:
+        raise AssertionError("a loss that weighs nothing was computed")
+
+    monkeypatch.setattr(made, "unsteadiness", asked)
     figures = made.step(batch(data, 256), 0.0)
-    assert {"l1_hole", "l1_rest"} <= set(figures) and not {"ssim", "perceptual"} & set(figures)
+    assert {"l1_hole", "l1_rest"} <= set(figures) and not {"ssim", "perceptual", "stability"} & set(figures)
 
 
-def test_holes_are_now_and_then_too_wide_or_too_narrow() -> None:
-    made = system("outer")
-    assert isinstance(made, Realtime)
-    alpha = torch.zeros(1, 1, 256, 256)
-    alpha[..., 101:161, 81:181] = 1
+# ---- holes
+
+
+def rectangle(size: int, count: int = 1) -> Tensor:
+    """Alpha of a rectangular mask, (count, 1, size, size)."""
+    alpha, s = torch.zeros(count, 1, size, size), size // 32
+    alpha[..., 13 * s + 1 : 20 * s, 10 * s : 22 * s] = 1
+    return alpha
+
+
+@pytest.mark.parametrize("stage", ["inner", "outer"])
+def test_each_hole_is_by_itself_too_wide_or_too_narrow(stage: str) -> None:
+    made = realtime(stage)
+    alpha = rectangle(made.size)
+    ways = [-F.max_pool2d(-alpha, 3, 1, 1), alpha, F.max_pool2d(alpha, 3, 1, 1), F.max_pool2d(alpha, 5, 1, 2)]
+    allowed = [made.cut(way)[0] for way in ways]
+    assert len({float(hole.sum()) for hole in allowed}) == 4 and allowed[0].shape == (1, 128, 128)
     torch.manual_seed(0)
-    areas = {float(made.hole(alpha).sum()) for _ in range(30)}
-    assert len(areas) >= 3 and min(areas) < float(made.cut(alpha).sum()) < max(areas)
-    assert made.cut(alpha).shape == (1, 1, 128, 128)
+    holes = made.hole(alpha.expand(64, -1, -1, -1))
+    found = [[bool(torch.equal(hole, way)) for way in allowed] for hole in holes]
+    assert all(any(same) for same in found), "between one pixel narrower and two wider"
+    assert np.array(found).sum(0).min() >= 4, "and each of these in every batch"
+
+
+# ---- what is drawn stays where it is
+
+
+class Standin(nn.Module):
+    """An inner network of arithmetic: says of cut pictures and holes what is drawn."""
+
+    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def inner(self, x: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+        return self.draw(torch.cat([x, hole], 1)), x
+
+
+def blurred(x: Tensor) -> Tensor:
+    """What lies around a place, 41 x 41 pixels of it: the same wherever the face stands."""
+    return F.avg_pool2d(x[:, :3], 41, 1, 20)
+
+
+def unsteadiness(made: Realtime, draw: Callable[[Tensor], Tensor], count: int = 4) -> list[float]:
+    """Of random pictures with a hole, by a network that draws so."""
+    edit = cast(EditNet, Standin(draw))
+    torch.manual_seed(1)
+    x, alpha, found = F.avg_pool2d(torch.rand(count, 3, 130, 130) * 2 - 1, 3, 1), rectangle(128, count), []
+    for _ in range(6):
+        raw, _, wide = complete(edit, x, made.hole(alpha))
+        found.append(float(made.unsteadiness(edit, x, alpha, raw, wide)))
+    return found
+
+
+def test_who_draws_the_same_wherever_the_face_stands_is_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = realtime("inner")
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    every = [unsteadiness(made, lambda x: torch.sin(x[:, :3] * 7 + x[:, 3:] * 2))]
+    monkeypatch.setattr(made, "hole", made.cut)  # of one edge: else what is around a hole differs
+    every += [unsteadiness(made, draw) for draw in (blurred, lambda x: F.avg_pool2d(x[:, :3], 9, 1, 4))]
+    assert max(map(max, every)) < 1e-6
+    monkeypatch.setattr(module, "NOISE", 0.2)
+    assert min(unsteadiness(made, blurred)) > 1e-4, "noise alone is seen, too"
+
+
+def test_who_draws_by_place_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = realtime("inner")
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    ramp = torch.linspace(0, 1, 128)
+    found = unsteadiness(made, lambda x: ramp.expand_as(x[:, :3]))
+    steps = np.array(found) * 127  # whole pixels that it was shifted by
+    assert np.allclose(steps, steps.round(), atol=1e-3) and 1 <= steps.max().round() <= module.SHIFT
+    assert len(set(steps.round())) > 1, "not always by as much"
+
+
+def test_a_steady_network_is_what_the_loss_pulls_to(data: Path) -> None:
+    only = dict.fromkeys(("l1_hole", "l1_rest", "ssim", "perceptual", "adversarial", "matching"), 0.0)
+    made, seen = realtime("outer"), batch(data, 256)
+    made.options["loss"] = only | {"stability": 10.0}
+    torch.manual_seed(0)
+    found = [float(made.step(seen, 0.0)["stability"]) for _ in range(16)]
+    assert np.mean(found[-4:]) < 0.5 * np.mean(found[:4])
+
+
+# ---- discriminators
+
+
+def parameters_of(made: System) -> dict[str, list[Tensor]]:
+    return {n: [p.detach().clone() for p in network.parameters()] for n, network in made.networks.items()}
+
+
+@pytest.mark.parametrize("stage", ["inner", "outer"])
+def test_both_discriminators_learn_from_where_the_adversarial_half_begins(data: Path, stage: str) -> None:
+    made = realtime(stage)
+    begin = float(made.options["gan_from"])
+    assert not made.phase(begin - 0.01) and made.phase(begin) and made.phase(1.0)
+    for progress, moved in ((begin - 0.01, {"generator"}), (begin, {"generator", "discriminator", "whole"})):
+        before = parameters_of(made)
+        made.step(batch(data, made.size), progress)
+        after = parameters_of(made)
+        changed = {n for n in before if any(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))}
+        assert changed == moved
+    assert all(p.requires_grad for n in ("discriminator", "whole") for p in made.networks[n].parameters())
+
+
+@pytest.mark.parametrize("stage", ["inner", "outer"])
+def test_one_discriminator_sees_the_lower_face_and_one_the_whole_at_half_the_side(data: Path, stage: str) -> None:
+    made = realtime(stage)
+    shown: dict[str, list[torch.Size]] = {}
+    for name in ("discriminator", "whole"):
+        made.networks[name].register_forward_hook(
+            lambda network, given, found, name=name: shown.setdefault(name, []).append(given[0].shape)
+        )
+    made.step(batch(data, made.size), 1.0)
+    side = made.size * 5 // 8
+    assert shown["discriminator"] == [(4, 4, side, side), (2, 4, side, side), (2, 4, side, side)], "both, fake, real"
+    assert shown["whole"] == [(4, 4, 128, 128), (2, 4, 128, 128), (2, 4, 128, 128)]
+
+
+# ---- restoring
 
 
 def test_it_restores_as_the_exported_model_does(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from unmask_rt import align, sample
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
 FAMILY = ("surgical", "cloth")
 """Of the first and the second mask of each face."""
+Corners = Sequence[tuple[float, float]]
+WHOLE: Corners = ((-0.5, -0.5), (255.5, -0.5), (255.5, 255.5), (-0.5, 255.5))
+"""Corners of a picture that fills its crop."""
 
 
 def crop_mesh() -> np.ndarray:
@@ -48,18 +52,39 @@ def write_set(folder: Path) -> Path:
             top, left = 140 + 4 * row, 60 + 10 * variant
             masked[variant, row, top:230, left : 256 - left] = colour
             alpha[variant, row, top:230, left : 256 - left] = 255
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bank").mkdir()
-    corners = np.tile(np.array([[-0.5, -0.5], [255.5, -0.5], [255.5, 255.5], [-0.5, 255.5]], np.float32), (10, 1, 1))
-    mesh = np.tile(crop_mesh().astype(np.float16), (len(SPLITS), 1, 1))
-    for name, array in (("crops", crops), ("corners", corners), ("mesh", mesh), ("shape", head_shape())):
+    return write_arrays(folder, crops, masked, alpha, [{"split": split} for split in SPLITS])
+
+
+def write_arrays(
+    folder: Path,
+    crops: np.ndarray,
+    masked: np.ndarray,
+    alpha: np.ndarray,
+    told: list[dict[str, Any]],
+    corners: Corners = WHOLE,
+) -> Path:
+    """A prepared set of given faces and masks.
+
+    Args:
+        folder: of the set.
+        crops: uint8[N, 256, 256, 3].
+        masked: uint8[V, N, 256, 256, 3], V not above 2; their families are `FAMILY`.
+        alpha: uint8[V, N, 256, 256].
+        told: what each face's record says beside its name, a plain face of the split "train" and the source "drawn".
+        corners: of all faces' pictures in their crops.
+    """
+    variants, count = masked.shape[:2]
+    (folder / "bank").mkdir(parents=True)
+    mesh = np.tile(crop_mesh().astype(np.float16), (count, 1, 1))
+    whole = np.tile(np.array(corners, np.float32), (count, 1, 1))
+    for name, array in (("crops", crops), ("corners", whole), ("mesh", mesh), ("shape", head_shape())):
         np.save(folder / f"{name}.npy", array)
-    families = np.array([[NAMES.index(f)] * len(SPLITS) for f in FAMILY], np.uint8)
-    bank = {"masked": masked, "alpha": alpha, "family": families, "done": np.ones((2, len(SPLITS)), np.uint8)}
+    families = np.array([[NAMES.index(f)] * count for f in FAMILY[:variants]], np.uint8)
+    bank = {"masked": masked, "alpha": alpha, "family": families, "done": np.ones((variants, count), np.uint8)}
     for name, array in bank.items():
         np.save(folder / "bank" / f"{name}.npy", array)
-    plain = {"source": "drawn", "smile": 0.0, "open": 0.0, "yaw": 0.0}
-    records = [plain | {"name": str(i), "split": split} for i, split in enumerate(SPLITS)]
+    plain = {"source": "drawn", "split": "train", "smile": 0.0, "open": 0.0, "yaw": 0.0}
+    records = [plain | {"name": str(i)} | more for i, more in enumerate(told)]
     (folder / "meta.json").write_text(json.dumps(records))
     return folder
 
@@ -68,7 +93,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pix2pix": {"width": 4, "discriminator_width": 4},
     "dual-patch": {"width": 4, "discriminator_width": 4, "batch": 2},
     "segmentation": {"widths": [4, 4, 6, 8], "batch": 2},
-    "realtime": {"widths": [8, 8, 8, 8, 8], "map_widths": [4, 4, 6, 8], "batch": 2},
+    "realtime": {"widths": [8, 8, 8, 8, 8], "map_widths": [4, 4, 6, 8], "critic": 8, "batch": 2},
 }
 """System -> what makes it small."""
 

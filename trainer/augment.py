@@ -23,6 +23,13 @@ Planes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Jitter = Callable[[Planes, np.random.Generator, int], Planes]
 
 
+def valid_of(corners: np.ndarray) -> np.ndarray:
+    """Where a crop lies inside its picture: uint8[256, 256], 0 or 255, of float[4, 2] corners."""
+    valid = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillConvexPoly(valid, np.round(corners).astype(np.int32), 255)
+    return valid
+
+
 def tone_curve(rng: np.random.Generator) -> np.ndarray:
     """A random exposure, contrast, gamma and white balance as a lookup table uint8[256, 1, 3]."""
     x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.normal(0, 0.18))

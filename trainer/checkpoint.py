@@ -7,7 +7,7 @@
     networks, average, optimizers    of the stage in work, by name
     carried            weights that earlier stages have left behind, by network
 
-Files of the trainer before there were stages ("network", "average" and "meta" of a single network) are read as well.
+It holds tensors, numbers and words only: nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -87,8 +87,6 @@ def load(run: Path) -> Checkpoint:
         raise ModelError(
             f"{path} is damaged or no checkpoint: {first}", "Delete the run and train it again."
         ) from error
-    if isinstance(stored, Mapping) and {"network", "average", "meta"} <= set(stored):
-        return _before_stages(stored)
     if not isinstance(stored, Mapping) or stored.get("format") != FORMAT:
         raise ModelError(f"{path} is no checkpoint of unmask-train", "Give the folder of a run of unmask-train.")
     if stored.get("version") != VERSION:
@@ -98,18 +96,3 @@ def load(run: Path) -> Checkpoint:
     if lacking:
         raise ModelError(f"{path} lacks {', '.join(sorted(lacking))}", "Delete the run and train it again.")
     return Checkpoint(**{name: stored[name] for name in Checkpoint.__dataclass_fields__})
-
-
-def _before_stages(stored: Mapping[str, Any]) -> Checkpoint:
-    """A run of one network of the default model, as the last stage of its kind of the preset of today."""
-    from trainer import preset
-
-    edit = any(name.startswith("inner.") for name in stored["network"])
-    name = "generator" if edit else "map"
-    stage = "finish" if edit else "map"
-    networks = {name: stored["network"]}
-    if "discriminator" in stored:
-        networks["discriminator"] = stored["discriminator"]
-    _, raw = preset.read("realtime")
-    meta = {"preset": "realtime", "stage": stage, "seen": 0, "done": True, "old": True} | dict(stored["meta"])
-    return Checkpoint(raw, meta, networks, {name: stored["average"]})

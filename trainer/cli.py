@@ -17,6 +17,8 @@ from unmask_rt.errors import ExtraError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.prepare", "folders or tars of pictures -> aligned faces with masks drawn on them"),
+    "pack": ("trainer.pack", "a prepared set -> a few small files, for a machine with a GPU"),
+    "unpack": ("trainer.unpack", "and back"),
     "synthesize": ("trainer.synthesize", "three folders of pictures: faces, masked faces, maps"),
     "run": ("trainer.run", "train a preset"),
     "evaluate": ("trainer.evaluation.evaluate", "figures of a run or a model on faces that it has not seen"),

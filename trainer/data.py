@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, turn
+from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, turn, valid_of
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
 from trainer.people import person_of
@@ -142,7 +142,8 @@ class Faces(Dataset[Sample]):
         self.real, self.real_share = real, real_share if real is not None else 0.0
         self.arrays: dict[str, np.ndarray] | None = None
 
-    def _open(self) -> dict[str, np.ndarray]:
+    def opened(self) -> dict[str, np.ndarray]:
+        """Memory maps of what it reads, by name; each process opens them for itself."""
         if self.arrays is None:
             cv2.setNumThreads(1)
             try:
@@ -168,6 +169,12 @@ class Faces(Dataset[Sample]):
                 }
         return self.arrays
 
+    def usable(self) -> np.ndarray:
+        """Which masks may come: bool[V, N]."""
+        self.opened()
+        found: np.ndarray = self._usable(slice(None), slice(None))
+        return found
+
     def _usable(self, variant: Any, row: Any) -> Any:
         """Whether masks are drawn and of a family that may come."""
         assert self.arrays is not None
@@ -178,7 +185,7 @@ class Faces(Dataset[Sample]):
 
     def choose(self, number: int) -> tuple[int, int]:
         """Row and variant of the sample with this number."""
-        variants = len(self._open()["done"])
+        variants = len(self.opened()["done"])
         rng = np.random.default_rng([self.seed, number])
         if self.augment:
             row, variant = self._any_row(rng), int(rng.integers(variants))
@@ -195,7 +202,7 @@ class Faces(Dataset[Sample]):
         return int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1]))
 
     def __getitem__(self, number: int) -> Sample:
-        arrays = self._open()
+        arrays = self.opened()
         row, variant = self.choose(number)
         rng = np.random.default_rng([self.seed, number, 1])
         if rng.random() < self.real_share:
@@ -206,8 +213,7 @@ class Faces(Dataset[Sample]):
         bare = rng.random() < self.bare
         masked = truth if bare else np.asarray(arrays["masked"][variant, row])
         alpha = np.zeros((SIZE, SIZE), np.uint8) if bare else np.asarray(arrays["alpha"][variant, row])
-        valid = np.zeros((SIZE, SIZE), np.uint8)
-        cv2.fillConvexPoly(valid, np.round(arrays["corners"][row]).astype(np.int32), 255)
+        valid = valid_of(arrays["corners"][row])
         if self.head is not None and rng.random() < self.turned:
             masked, truth, alpha, valid = turn((masked, truth, alpha, valid), arrays["mesh"][row], self.head, rng)
         if not bare and rng.random() < self.stood_off:

@@ -29,6 +29,7 @@ from trainer.pairs import Pairs, is_pairs
 from trainer.preset import Preset, Stage, to_toml
 from trainer.processes import Place
 from trainer.record import Recorder
+from trainer.resident import Held, hold
 from trainer.schedule import Budget, lengths
 from trainer.systems import SYSTEMS
 from trainer.work import StageWork
@@ -48,6 +49,7 @@ class Settings:
         log_steps: a line in the log every so many steps.
         pause_steps: stop after so many steps of this call, as an interrupt does; 0: do not.
         tensorboard: write TensorBoard's files too.
+        resident: samples are made where the networks are (`resident`).
     """
 
     stages: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ class Settings:
     log_steps: int = 100
     pause_steps: int = 0
     tensorboard: bool = True
+    resident: bool = False
 
 
 def open_data(preset: Preset, stage: Stage, data: Path, split: str, real: Path | None = None) -> Dataset[Sample]:
@@ -104,10 +107,19 @@ class Run:
         self.carried: dict[str, dict[str, Tensor]] = {}
         self.seen = self.done_steps = 0
         self.resumed: Checkpoint | None = None
+        self._held: dict[tuple[bool, tuple[int, ...]], Held] = {}
 
     def open(self, stage: Stage, split: str) -> Dataset[Sample]:
         """The samples of a stage."""
         return open_data(self.preset, stage, self.data, split, self.settings.real)
+
+    def held(self, faces: Faces) -> Held:
+        """The faces in the device's memory; stages share them that turn heads alike and leave out the same masks."""
+        kind = faces.turned > 0, tuple(faces.left_out.tolist())
+        if kind not in self._held:
+            self._held.clear()  # before, not after: there may be no room for both
+            self._held[kind] = hold(faces, self.place.device)
+        return self._held[kind]
 
     def begin_from(self, start: Path) -> None:
         """Takes the weights of another run to begin with."""
@@ -117,8 +129,6 @@ class Run:
     def go_on(self) -> None:
         """Takes up the run's own checkpoint."""
         self.resumed = store.load(self.folder)
-        if self.resumed.meta.get("old"):
-            raise UsageError(f"{self.folder} was trained before there were stages", "Begin a run with --start from it.")
         self.carried, self.seen = self.resumed.carried, int(self.resumed.meta["seen"])
 
     def train(self, interrupt: Interrupt, recorder: Recorder | None) -> bool:

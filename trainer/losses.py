@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trainer.networks.realtime import PatchGan
 from unmask_rt.errors import UsageError
 
 
@@ -18,13 +17,18 @@ def weighted_l1(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return ((output - truth).abs() * weight).sum() / (weight.sum() * output.shape[1]).clamp(min=1)
 
 
+def luma(picture: Tensor) -> Tensor:
+    """(B, 3, H, W) in -1..1 -> (B, 1, H, W) in 0..1, by BT.601."""
+    red, green, blue = picture.split(1, 1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue + 1) / 2
+
+
 def strided_ssim(output: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """1 - SSIM of luma over 8x8 windows every 4 pixels (Z. Wang et al., 2004), windows counted by ``weight``.
 
     Windows at a stride instead of at every pixel: a fraction of the time, the same gradient in the mean.
     """
-    luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
-    x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
+    x, y = luma(output), luma(truth)
     pooled = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y], 1), 8, 4)
     mx, my, xx, yy, xy = pooled.unbind(1)
     covariance, spread = xy - mx * my, xx - mx * mx + yy - my * my
@@ -38,8 +42,7 @@ def gaussian_ssim(output: Tensor, truth: Tensor) -> Tensor:
 
     Windows are matrix products: gradients of convolutions of one channel take ten times as long on a processor.
     """
-    luma = torch.tensor([0.299, 0.587, 0.114], dtype=output.dtype, device=output.device).view(1, 3, 1, 1)
-    x, y = ((output + 1) * luma / 2).sum(1, keepdim=True), ((truth + 1) * luma / 2).sum(1, keepdim=True)
+    x, y = luma(output), luma(truth)
     places = torch.arange(11, dtype=output.dtype, device=output.device) - 5
     window = torch.exp(-(places**2) / (2 * 1.5**2))
     window = window / window.sum()
@@ -169,7 +172,7 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def generator_terms(discriminator: PatchGan, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def generator_terms(discriminator: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """(adversarial, feature matching) of the generator; matching after T.-C. Wang et al., pix2pixHD, CVPR 2018."""
     seen = discriminator(fake)
     with torch.no_grad():

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``unmask-train run``."""
     add = parser.add_argument
     known = ", ".join(preset.known())
-    add("--preset", help=f"name or .toml file; there are: {known} (with --resume: that of the run)")
+    add("--preset", help=f"name or .toml file; there are: {known} (with --resume: that of the run, as it was begun)")
     add(
         "--data", type=Path, required=True, help="a prepared set, or (pix2pix) a folder with train/*.jpg and test/*.jpg"
     )
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--amp", choices=("auto", "on", "off"), default="auto", help="bfloat16; auto: on GPUs and CPUs with AMX")
     add("--threads", type=int, help="torch's threads (default: as many as cores)")
     add("--workers", type=int, help="processes that make samples (default: one for two cores, at most 8)")
+    add("--resident", action="store_true", help="keep the faces in the GPU's memory and make the samples there")
     add(
         "--save-minutes", type=float, default=4.0, help="a checkpoint every so many minutes (default 4; 0: not by time)"
     )
@@ -83,13 +84,18 @@ def main(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     there = checkpoint.load(args.run) if checkpoint.exists(args.run) else None
-    if args.preset is not None:
-        chosen = preset.load(args.preset, args.set)
-    elif there is not None and args.resume:
-        chosen = preset.check(str(there.meta["preset"]), preset.overridden(there.preset, args.set))
-    else:
+    chosen = None if args.preset is None else preset.load(args.preset, args.set)
+    resume = args.resume or (chosen is not None and chosen.auto_resume)
+    if there is not None and resume:  # what the run was begun with, its own overrides included
+        begun_as = str(there.meta["preset"])
+        if chosen is not None and chosen.name != begun_as:
+            raise UsageError(
+                f"{args.run} was begun with the preset {begun_as}, not {chosen.name}",
+                "Go on without --preset, or begin another run with --start from this one.",
+            )
+        chosen = preset.check(begun_as, preset.overridden(there.preset, args.set))
+    if chosen is None:
         raise UsageError("which preset?", f"Give one with --preset: {', '.join(preset.known())}, or a .toml file.")
-    resume = args.resume or chosen.auto_resume
     stored = there.meta if there is not None and resume else None
     del there
     begun = stored or {}
@@ -105,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
         log_steps=max(1, args.log_steps),
         pause_steps=args.pause_steps,
         tensorboard=not args.no_tensorboard,
+        resident=args.resident,
     )
     with joined(args.device) as place:
         finished = train(

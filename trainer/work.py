@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import random
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from trainer import checkpoint as store
 from trainer.checkpoint import Checkpoint
-from trainer.data import batches, stacked
+from trainer.data import Batch, Faces, Sample, batches, stacked
 from trainer.interrupt import Interrupt
 from trainer.record import Recorder, side_by_side
+from trainer.recorded import Recorded, Step
+from trainer.resident import Resident
 from trainer.schedule import SCHEDULES
 from trainer.systems import SYSTEMS
 from trainer.systems.base import System
@@ -70,11 +74,17 @@ class StageWork:
         amp = run.settings.amp
         amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
         self.system.amp = (device.type == "cuda" or amx) if amp is None else amp
-        self.rates = {n: [g["lr"] for g in o.param_groups] for n, o in self.system.optimizers.items()}
+        self.rates = {n: [float(g["lr"]) for g in o.param_groups] for n, o in self.system.optimizers.items()}
         if resumed is not None:
             for name, optimizer in self.system.optimizers.items():
                 optimizer.load_state_dict(resumed.optimizers[name])
             self.step, self.seconds = int(resumed.meta["step"]), float(resumed.meta["seconds"])
+        # Exchanges between processes are not recorded.
+        if device.type == "cuda" and run.place.world == 1 and self.system.recordable:
+            self.system.make_recordable()
+            self.make_step: Step = Recorded(self.system)
+        else:
+            self.make_step = self.system.step
 
     def state(self) -> Checkpoint:
         """Everything that going on needs."""
@@ -136,10 +146,7 @@ class StageWork:
         dataset, fixed = run.open(stage, "train"), run.open(stage, "validation")
         count = len(fixed)  # type: ignore[arg-type]
         self.fixed = stacked(fixed, [i * max(1, count // SHEET_FACES) for i in range(min(SHEET_FACES, count))])
-        stream = batches(
-            dataset, stage.batch, run.seen, settings.workers,
-            rank=place.rank, world=place.world, pinned=place.device.type == "cuda",
-        )  # fmt: skip
+        stream = self.stream(dataset)
         for network in self.system.networks.values():
             network.train()
         if self.recorder is not None:
@@ -175,11 +182,9 @@ class StageWork:
             batch = next(stream).to(place.device)
             waited = time.monotonic() - now
             factor = SCHEDULES[stage.schedule](progress, self.step)
-            for name, optimizer in self.system.optimizers.items():
-                for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
-                    group["lr"] = rate * factor
+            self.system.set_rates(self.rates, factor)
             seed_all(run.preset.seed, self.number, self.step, place.rank + 1)
-            figures = self.system.step(batch, progress)
+            figures = self.make_step(batch, progress)
             self.step += 1
             run.done_steps += 1
             run.seen += pictures
@@ -189,9 +194,28 @@ class StageWork:
                 if self.step % settings.log_steps == 0:
                     self.log(pictures)
 
+    def stream(self, dataset: Dataset[Sample]) -> Iterator[Batch]:
+        """Batches without end, made on the processor or where the networks are."""
+        run, place = self.run, self.run.place
+        if run.settings.resident:
+            if not isinstance(dataset, Faces):
+                raise UsageError("picture pairs are made on the processor", "Train without --resident.")
+            return self.seeded(Resident(run.held(dataset), dataset, self.stage.batch))
+        return batches(
+            dataset, self.stage.batch, run.seen, run.settings.workers,
+            rank=place.rank, world=place.world, pinned=place.device.type == "cuda",
+        )  # fmt: skip
+
+    def seeded(self, resident: Resident) -> Iterator[Batch]:
+        """Its batches, each from random numbers of its own: as with steps, a resumed run draws the same."""
+        stream = iter(resident)
+        while True:
+            seed_all(self.run.preset.seed, self.number, self.step, self.run.place.rank + 1, 1)
+            yield next(stream)
+
     def log(self, pictures: int) -> None:
         assert self.recorder is not None
-        rates = {name: o.param_groups[0]["lr"] for name, o in self.system.optimizers.items()}
+        rates = {name: float(o.param_groups[0]["lr"]) for name, o in self.system.optimizers.items()}
         self.recorder.write(self.head(), pictures, rates)
 
     @torch.no_grad()

@@ -2,9 +2,10 @@
 
 Engines move memory slower than they multiply. `Unmask` says what is computed: at full resolution, with pixel
 (un)shuffles between. Here every picture stays on a grid of a quarter of the crop's side, its sixteen phases (the pixels
-of each 4x4 block) as channels; bilinear doubling is a convolution with fixed weights, averages of phases and enlarging
-the seam's shift are products with matrices, and only bytes are shuffled at both ends. Channels of a phased picture are
-ordered (row, column, colour).
+of each 4x4 block) as channels; the inner network's picture and the outer one's detail come out of one convolution,
+bilinear doubling of the hole is a convolution with fixed weights, averages of phases and enlarging the seam's shift are
+products with matrices, and only bytes are shuffled at both ends. Channels of a phased picture are ordered (row, column,
+colour).
 
 Shapes are written beside the lines: B batch, S crop side (256), Q = S/4.
 """
@@ -26,7 +27,6 @@ class Deployed(nn.Module):
     """uint8 crops of one fixed side in, uint8 faces and maps out, as `Unmask` computes them."""
 
     wide_weight: Tensor
-    coarse_weight: Tensor
     fours: Tensor
     halves: Tensor
     whole: Tensor
@@ -49,19 +49,19 @@ class Deployed(nn.Module):
         inside, outside = inner.stem.weight, outer.stem.weight
         self.inner_stem = nn.Parameter(torch.cat([colour_last(inside[:, :12], 2, 1), inside[:, 12:]], 1) / LEVELS)
         self.outer_stem = nn.Parameter(torch.cat([colour_last(outside[:, :48], 4, 1), outside[:, 48:]], 1) / LEVELS)
-        assert outer.head.bias is not None
-        self.head_weight = nn.Parameter(colour_last(outer.head.weight, 4, 0) * LEVELS)
+        # The inner picture, its pixels repeated 2x2, and the detail: one convolution of both networks' features.
+        assert outer.head.bias is not None and inner.head.bias is not None
+        repeated = torch.arange(4) // 2  # a row (or column) of a block of 4x4 -> of half the side
+        picture = [t.unflatten(0, (3, 2, 2))[:, repeated][:, :, repeated].flatten(0, 2)
+                   for t in (inner.head.weight, inner.head.bias)]  # fmt: skip
+        weight = torch.cat([outer.head.weight, picture[0]], 1)
+        self.head_weight = nn.Parameter(colour_last(weight, 4, 0) * LEVELS)
         # Half a level more than meant: what is cut off to whole levels in the end is rounded.
-        self.head_bias = nn.Parameter(colour_last(outer.head.bias, 4, 0) * LEVELS + LEVELS + 0.5)
+        bias = outer.head.bias + picture[1]
+        self.head_bias = nn.Parameter(colour_last(bias, 4, 0) * LEVELS + LEVELS + 0.5)
         self.register_buffer("fours", torch.eye(4).reshape(4, 1, 2, 2).clone())
         taps = doubling()  # (16, 4, 4)
         self.register_buffer("wide_weight", taps[:, None].clone())
-        # A fourth colour of zeros: integer kernels are made for sixteen channels, and twelve take them twice as long.
-        coarse = torch.einsum("pij,kc->pkcij", taps, torch.eye(3, 4)).flatten(0, 1) * LEVELS
-        self.register_buffer("coarse_weight", coarse.clone())  # (48, 4, 4, 4)
-        assert inner.head.bias is not None
-        self.coarse_head = nn.Parameter(F.pad(inner.head.weight, (0, 0, 0, 0, 0, 0, 0, 4)))  # (16, b, 3, 3)
-        self.coarse_bias = nn.Parameter(F.pad(inner.head.bias, (0, 4)))
         pairs = torch.eye(2).repeat_interleave(2, 1)  # (2, 4): the rows of a block by the row of half the side
         halves = torch.einsum("Rr,Cc,Kk->RCKrck", pairs, pairs, torch.eye(3)).reshape(12, 48) / 4
         self.register_buffer("halves", halves.clone())
@@ -100,11 +100,9 @@ class Deployed(nn.Module):
         hole = hole * LEVELS
         given = torch.cat([mixed(self.halves, cut, q), hole], 1)
         _, features = inner.phases(F.conv2d(given, self.inner_stem, inner.stem.bias, padding=1))
-        coarse = F.conv2d(features, self.coarse_head, self.coarse_bias, padding=1)  # (B, 16, Q, Q)
         y = F.conv2d(torch.cat([cut, hole], 1), self.outer_stem, outer.stem.bias, padding=1) + outer.grow(features)
-        y = F.leaky_relu(outer.body(F.leaky_relu(y, 0.2)), 0.2)
-        detail = F.conv2d(y, self.head_weight, self.head_bias, padding=1)
-        return detail + F.conv2d(edge(F.pixel_shuffle(coarse, 2)), self.coarse_weight, stride=2)
+        y = outer.body(F.relu(y))
+        return F.conv2d(torch.cat([y, features], 1), self.head_weight, self.head_bias, padding=1)
 
     def _shift(self, error: Tensor, hole: Tensor) -> Tensor:  # (B, 3, Q, Q), (B, 4, Q, Q) -> (B, 48, Q, Q)
         small = torch.maximum(torch.maximum(hole[:, :1], hole[:, 1:2]), torch.maximum(hole[:, 2:3], hole[:, 3:]))

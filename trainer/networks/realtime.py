@@ -12,6 +12,7 @@ processor: it moves memory slower than it multiplies, most of all in int8.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 def conv(inside: int, outside: int, *, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
     """A convolution that keeps (or divides by its stride) the size of the grid."""
     layer = nn.Conv2d(inside, outside, kernel, stride, kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, a=0.2)
+    nn.init.kaiming_normal_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
@@ -44,21 +45,21 @@ def quiet(layer: nn.Conv2d, gain: float) -> nn.Conv2d:
 
 
 class Residual(nn.Module):
-    """x + conv(act(x)): one convolution a block; no normalisation, so nothing depends on the batch."""
+    """act(x + conv(x)): one convolution a block; no normalisation, so nothing depends on the batch."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = quiet(conv(channels, channels), 0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(F.leaky_relu(x, 0.2))
+        return F.relu(x + self.conv(x))
 
 
 class TokenMixer(nn.Module):
     """Lets every place of a small grid speak to every other with weights of its own.
 
     The token-mixing half of MLP-Mixer (I. Tolstikhin et al., NeurIPS 2021). In an aligned crop a place has a meaning,
-    so weights tied to places are an advantage.
+    so weights tied to places are an advantage, and so is a learnt bias for each channel and place.
     """
 
     def __init__(self, channels: int, side: int, hidden: int) -> None:
@@ -67,6 +68,7 @@ class TokenMixer(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.widen = nn.Linear(side * side, hidden)
         self.narrow = nn.Linear(hidden, side * side)
+        self.place = nn.Parameter(torch.zeros(side * side, channels))
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
@@ -75,8 +77,8 @@ class TokenMixer(nn.Module):
         # Weights stand on the left: tokens stay in the order in which convolutions like their memory (channels last).
         tokens = self.norm(x.permute(0, 2, 3, 1).reshape(-1, side * side, channels))  # (B, s*s, C)
         mixed = self.narrow.weight @ gelu(self.widen.weight @ tokens + self.widen.bias[:, None])
-        mixed = mixed + self.narrow.bias[:, None]
-        return x + mixed.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
+        mixed = mixed + (self.narrow.bias[:, None] + self.place)
+        return F.relu(x + mixed.reshape(-1, side, side, channels).permute(0, 3, 1, 2))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -84,17 +86,6 @@ def gelu(x: Tensor) -> Tensor:
     if not torch.onnx.is_in_onnx_export():
         return F.gelu(x, approximate="tanh")
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))))
-
-
-class Place(nn.Module):
-    """A learnt bias for each channel and place of a grid."""
-
-    def __init__(self, channels: int, side: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, channels, side, side))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias
 
 
 def up2(x: Tensor) -> Tensor:
@@ -110,7 +101,7 @@ class MapNet(nn.Module):
         self.stem = conv(12, a)
         self.down = nn.ModuleList([conv(a, b, stride=2), conv(b, c, stride=2), conv(c, d, stride=2)])
         self.encode = nn.ModuleList([Residual(a), Residual(b), Residual(c), Residual(d)])
-        self.middle = nn.Sequential(Place(d, 8), TokenMixer(d, 8, 128), Residual(d), TokenMixer(d, 8, 128))
+        self.middle = nn.Sequential(TokenMixer(d, 8, 128), Residual(d), TokenMixer(d, 8, 128))
         self.narrow = nn.ModuleList([conv(d, c, kernel=1), conv(c, b, kernel=1), conv(b, a, kernel=1)])
         self.decode = nn.ModuleList([Residual(c), Residual(b), Residual(a)])
         self.head = conv(a, 16)
@@ -121,15 +112,15 @@ class MapNet(nn.Module):
 
     def phases(self, x: Tensor) -> Tensor:
         """What follows the first convolution: (B, a, S/4, S/4) -> logits (B, 16, S/4, S/4), not yet shuffled."""
-        x = self.encode[0](x)
+        x = self.encode[0](F.relu(x))
         skips = []
         for down, encode in zip(self.down, self.encode[1:], strict=True):
             skips.append(x)
-            x = encode(down(F.leaky_relu(x, 0.2)))
+            x = encode(F.relu(down(x)))
         x = self.middle(x)  # (B, d, S/32, S/32)
         for narrow, decode in zip(self.narrow, self.decode, strict=True):
-            x = decode(up2(narrow(F.leaky_relu(x, 0.2))) + skips.pop())
-        logits: Tensor = self.head(F.leaky_relu(x, 0.2))
+            x = decode(F.relu(up2(narrow(x)) + skips.pop()))
+        logits: Tensor = self.head(x)
         return logits
 
 
@@ -147,9 +138,8 @@ class InnerNet(nn.Module):
             [
                 Residual(c),
                 nn.Sequential(Residual(d), Residual(d)),
-                nn.Sequential(Place(e, 8), Residual(e), TokenMixer(e, 8, 128), Residual(e)),
+                nn.Sequential(Residual(e), TokenMixer(e, 8, 128), Residual(e)),
                 nn.Sequential(
-                    Place(f, 4),
                     TokenMixer(f, 4, 64),
                     Residual(f),
                     TokenMixer(f, 4, 64),
@@ -164,8 +154,8 @@ class InnerNet(nn.Module):
         self.decode = nn.ModuleList(
             [
                 nn.Sequential(Residual(e), TokenMixer(e, 8, 128), Residual(e)),
-                nn.Sequential(Place(d, 16), Residual(d), TokenMixer(d, 16, 128), Residual(d)),
-                nn.Sequential(Place(c, 32), Residual(c), Residual(c)),
+                nn.Sequential(Residual(d), TokenMixer(d, 16, 128), Residual(d)),
+                nn.Sequential(Residual(c), Residual(c)),
                 Residual(b),
             ]
         )
@@ -179,14 +169,13 @@ class InnerNet(nn.Module):
     def phases(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What follows the first convolution: (B, b, H/2, H/2) -> the picture (B, 12, H/2, H/2), not yet shuffled, and
         features (B, b, H/2, H/2)."""
-        x = self.first(x)
+        x = self.first(F.relu(x))
         skips = []
         for down, encode in zip(self.down, self.encode, strict=True):
             skips.append(x)  # (B, b, H/2, H/2) down to (B, e, H/16, H/16)
-            x = encode(down(F.leaky_relu(x, 0.2)))
+            x = encode(F.relu(down(x)))
         for narrow, decode in zip(self.narrow, self.decode, strict=True):
-            x = decode(up2(narrow(F.leaky_relu(x, 0.2))) + skips.pop())
-        x = F.leaky_relu(x, 0.2)
+            x = decode(F.relu(up2(narrow(x)) + skips.pop()))
         return self.head(x), x
 
 
@@ -197,15 +186,14 @@ class OuterNet(nn.Module):
         super().__init__()
         self.stem = conv(52, width)
         self.grow = conv(inner_width, width, kernel=1)
-        self.body = Residual(width)
+        self.body = nn.Sequential(Residual(width), Residual(width))
         self.head = quiet(conv(width, 48), 0.05)
 
     def forward(self, x: Tensor, hole: Tensor, coarse: Tensor, features: Tensor) -> Tensor:
         """``x`` (B, 3, S, S), ``hole`` (B, 1, S/2, S/2), the others as the inner network gives them."""
         y = self.stem(torch.cat([F.pixel_unshuffle(x, 4), F.pixel_unshuffle(hole, 2)], 1)) + self.grow(features)
-        detail = self.head(F.leaky_relu(self.body(F.leaky_relu(y, 0.2)), 0.2))  # (B, 48, S/4, S/4)
-        wide = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return wide + F.pixel_shuffle(detail, 4)  # (B, 3, S, S)
+        detail = self.head(self.body(F.relu(y)))  # (B, 48, S/4, S/4)
+        return up2(coarse) + F.pixel_shuffle(detail, 4)  # (B, 3, S, S)
 
 
 class EditNet(nn.Module):
@@ -214,7 +202,7 @@ class EditNet(nn.Module):
     Grown from the inside: trained at half the side first, where a picture costs a quarter, then with the outer level.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int, int] = (32, 48, 96, 192, 288)) -> None:
+    def __init__(self, widths: tuple[int, int, int, int, int] = (32, 64, 128, 192, 320)) -> None:
         super().__init__()
         self.inner = InnerNet(widths)
         self.outer = OuterNet(widths[0])
@@ -278,20 +266,18 @@ class Unmask(nn.Module):
 
 
 class PatchGan(nn.Module):
-    """PatchGAN discriminator (P. Isola et al., CVPR 2017), spectrally normalised; returns its features, logits last."""
+    """PatchGAN discriminator (P. Isola et al., CVPR 2017), spectrally normalised; returns its features, logits last.
 
-    def __init__(self, inside: int = 4, width: int = 32) -> None:
+    Each of the ``halvings`` first layers halves the grid.
+    """
+
+    def __init__(self, inside: int = 4, width: int = 64, halvings: int = 3) -> None:
         super().__init__()
         norm = nn.utils.parametrizations.spectral_norm
-        self.layers = nn.ModuleList(
-            [
-                norm(nn.Conv2d(inside, width, 4, 2, 1)),
-                norm(nn.Conv2d(width, width * 2, 4, 2, 1)),
-                norm(nn.Conv2d(width * 2, width * 4, 4, 2, 1)),
-                norm(nn.Conv2d(width * 4, width * 4, 3, 1, 1)),
-            ]
-        )
-        self.head = nn.Conv2d(width * 4, 1, 3, 1, 1)
+        widths = [inside, *(min(width * 2**i, width * 4) for i in range(halvings))]
+        layers = [norm(nn.Conv2d(a, b, 4, 2, 1)) for a, b in itertools.pairwise(widths)]
+        self.layers = nn.ModuleList([*layers, norm(nn.Conv2d(widths[-1], widths[-1], 3, 1, 1))])
+        self.head = nn.Conv2d(widths[-1], 1, 3, 1, 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +51,10 @@ class System(ABC):
     takes_map: ClassVar[bool] = False
     """Whether `restore` cannot do without a map of the mask from elsewhere."""
 
+    recordable: ClassVar[bool] = False
+    """Whether a step can be recorded on a GPU (`recorded`): its numbers never leave the device, and its form depends on
+    `phase` alone."""
+
     def __init__(self, options: dict[str, Any], size: int) -> None:
         self.options, self.size = options, size
         self.device = torch.device("cpu")
@@ -83,6 +87,10 @@ class System(ABC):
             progress: share of the stage that is over, 0..1.
         """
 
+    def phase(self, progress: float) -> Hashable:
+        """What a step's form depends on: two steps of one phase do the same operations, on other numbers."""
+        return None
+
     @abstractmethod
     def restore(
         self, networks: Mapping[str, nn.Module], masked: Tensor, alpha: Tensor | None
@@ -105,6 +113,22 @@ class System(ABC):
         parameters = [p for name in names for p in self.networks[name].parameters()]
         first, second = self.options.get(betas, (0.9, 0.999))
         return torch.optim.Adam(parameters, self.options[key], (first, second), fused=True)
+
+    def set_rates(self, rates: Mapping[str, Sequence[float]], factor: float) -> None:
+        """Sets every optimizer's learning rates, by its name and parameter groups, to so much of the given ones."""
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * factor)
+                else:
+                    group["lr"] = rate * factor
+
+    def make_recordable(self) -> None:
+        """Lets the optimizers' steps be recorded on a GPU (`recorded`): nothing in them may be a number of Python's."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
 
     def autocast(self) -> torch.autocast:
         """Mixed precision (bfloat16) for the networks' forward passes, where it is switched on; losses take floats."""

@@ -1,7 +1,12 @@
-"""The editing module of the default model: L1, SSIM and features first, a patch discriminator later.
+"""The editing module of the default model: L1, SSIM and features first, two discriminators later.
 
 At half the crop's side (size 128) only the inner network is trained, at 256 the whole. The discriminator and the
 features look at the lower face only, which is where the masks are; features and SSIM at half the side in both cases.
+A second discriminator sees the whole crop at half the side: what is drawn has to belong to the face around it.
+
+What it draws must not change with the crop's place: a face that trembles by a few pixels in its crop, as it does in
+video, is drawn twice, and the difference is a loss (``stability``; the consistency term of S. Zheng et al., "Improving
+the Robustness of Deep Neural Networks via Stability Training", CVPR 2016, with shifts beside noise).
 """
 
 from __future__ import annotations
@@ -25,12 +30,20 @@ def lower_face(pictures: Tensor) -> Tensor:
     return pictures[:, :, 11 * s : 31 * s, 6 * s : 26 * s]
 
 
+SHIFT = 4
+"""Most pixels by which the second view of a face is shifted, each way."""
+NOISE = 0.02
+"""Deviation of the second view's noise, of the range -1..1."""
+
+
 class Realtime(System):
     """Options: ``learning_rate``, ``discriminator_learning_rate``, ``betas`` and ``discriminator_betas``, ``backbone``
-    of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never), ``loss`` with
-    l1_hole, l1_rest, ssim, perceptual (these two are not computed if they weigh 0), adversarial and matching;
-    ``widths`` and ``map_widths`` of smaller networks.
+    of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never), ``critic``
+    (width of the discriminators), ``loss`` with l1_hole, l1_rest, ssim, perceptual, stability (these three are not
+    computed if they weigh 0), adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
     """
+
+    recordable = True
 
     def __init__(self, options: dict[str, object], size: int) -> None:
         if size not in (128, 256):
@@ -41,23 +54,30 @@ class Realtime(System):
 
     def build(self) -> dict[str, nn.Module]:
         generator = EditNet(self.options["widths"]) if "widths" in self.options else EditNet()
-        return {"generator": generator, "discriminator": PatchGan()}
+        width = self.options["critic"]
+        critics = {"discriminator": PatchGan(width=width), "whole": PatchGan(width=width, halvings=4)}
+        return {"generator": generator, **critics}
 
     def build_inherited(self) -> dict[str, nn.Module]:
         return {"map": MapNet(self.options["map_widths"]) if "map_widths" in self.options else MapNet()}
 
     def prepare(self) -> None:
         betas = {"key": "discriminator_learning_rate", "betas": "discriminator_betas"}
-        self.optimizers = {"generator": self.adam("generator"), "discriminator": self.adam("discriminator", **betas)}
+        self.optimizers = {
+            "generator": self.adam("generator"),
+            "discriminators": self.adam("discriminator", "whole", **betas),
+        }
         self.frozen = {"perceptual": losses.Perceptual(self.options["backbone"])}
 
+    def phase(self, progress: float) -> bool:
+        return progress >= self.options["gan_from"]
+
     def hole(self, alpha: Tensor) -> Tensor:
-        """The true hole, now and then a little too wide or too narrow, as a found map is."""
-        widen = int(torch.randint(-1, 3, ()))
-        if widen > 0:
-            alpha = F.max_pool2d(alpha, 2 * widen + 1, 1, widen)
-        elif widen < 0:
-            alpha = -F.max_pool2d(-alpha, 3, 1, 1)
+        """The true hole, each by itself a little too wide or too narrow, as found maps are."""
+        widen = torch.randint(-1, 3, (len(alpha), 1, 1, 1), device=alpha.device)
+        wider = F.max_pool2d(alpha, 3, 1, 1)
+        alpha = torch.where(widen < 0, -F.max_pool2d(-alpha, 3, 1, 1), alpha)
+        alpha = torch.where(widen == 1, wider, torch.where(widen == 2, F.max_pool2d(wider, 3, 1, 1), alpha))
         return self.cut(alpha)
 
     def cut(self, alpha: Tensor) -> Tensor:
@@ -82,15 +102,21 @@ class Realtime(System):
         if weights["perceptual"]:
             with self.autocast():
                 terms["perceptual"] = self.frozen["perceptual"](*halves[:2]).float()
+        if weights["stability"]:
+            terms["stability"] = self.unsteadiness(edit, x, alpha, raw, wide)
         figures: Figures = {}
-        if progress >= self.options["gan_from"]:
-            figures["critic"] = self.judge(seen.detach(), real, small)
-            critic = self.networks["discriminator"]
-            assert isinstance(critic, PatchGan)
-            with self.untrained("discriminator"), self.autocast():
-                terms["adversarial"], terms["matching"] = losses.generator_terms(
-                    critic, torch.cat([seen, small], 1), torch.cat([real, small], 1)
-                )
+        if self.phase(progress):
+            looks = {"discriminator": (seen, real, small), "whole": self.overview(composite, truth, wide * valid)}
+            figures["critic"] = self.judge(looks)
+            with self.untrained(*looks), self.autocast():
+                found = [
+                    losses.generator_terms(
+                        self.networks[name], torch.cat([drawn, hole], 1), torch.cat([wanted, hole], 1)
+                    )
+                    for name, (drawn, wanted, hole) in looks.items()
+                ]
+            adversarial, matching = zip(*found, strict=True)
+            terms |= {"adversarial": torch.stack(adversarial).mean(), "matching": torch.stack(matching).mean()}
         total = sum((weights[name] * term for name, term in terms.items()), x.new_zeros(()))
         figures["norm"] = self.update("generator", total)
         error = ((composite - truth).square() * wide * valid).detach().sum((1, 2, 3)) / (
@@ -99,13 +125,39 @@ class Realtime(System):
         figures["hole_psnr"] = (10 * torch.log10(4 / error.clamp(min=1e-6))).mean()
         return figures | {name: term.detach() for name, term in terms.items()}
 
-    def judge(self, fake: Tensor, real: Tensor, hole: Tensor) -> Tensor:
-        """One step of the discriminator."""
-        pairs = torch.cat([torch.cat([real, hole], 1), torch.cat([fake, hole], 1)])
+    def overview(self, *pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole crops at half the side of the whole crop, 128 px."""
+        drawn, truth, hole = (F.avg_pool2d(p, 2) if self.size == 256 else p for p in pictures)
+        return drawn, truth, hole
+
+    def unsteadiness(self, edit: EditNet, x: Tensor, alpha: Tensor, raw: Tensor, wide: Tensor) -> Tensor:
+        """How far the filling of a quarter of the crops changes when they are shifted by a few whole pixels, which
+        blurs nothing, with a little noise and another edge of the hole: mean absolute difference in both holes."""
+        count = max(1, len(x) // 4)
+        across, down = (
+            (torch.arange(self.size, device=x.device) + torch.randint(-SHIFT, SHIFT + 1, (1,), device=x.device)).clamp(
+                0, self.size - 1
+            )
+            for _ in range(2)
+        )
+        moved, covered, first, hole = (
+            t[:count].index_select(2, down).index_select(3, across) for t in (x, alpha, raw, wide)
+        )
+        moved = (moved + NOISE * torch.randn_like(moved)).clamp(-1, 1)
         with self.autocast():
-            both = self.networks["discriminator"](pairs)[-1]
-        loss = losses.hinge_discriminator(*both.float().chunk(2))
-        self.update("discriminator", loss)
+            second, _, other = (t.float() for t in complete(edit, moved, self.hole(covered)))
+        return losses.weighted_l1(second, first, hole * other)
+
+    def judge(self, looks: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """One step of the discriminators, each on what it sees of the output, of the truth, and of the hole."""
+        found = []
+        for name, (fake, real, hole) in looks.items():
+            pairs = torch.cat([torch.cat([real, hole], 1), torch.cat([fake.detach(), hole], 1)])
+            with self.autocast():
+                both = self.networks[name](pairs)[-1]
+            found.append(losses.hinge_discriminator(*both.float().chunk(2)))
+        loss = torch.stack(found).mean()
+        self.update("discriminators", loss)
         return loss.detach()
 
     def restore(
