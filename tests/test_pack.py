@@ -147,7 +147,8 @@ def test_a_set_that_was_unpacked_can_be_trained_on(
     assert drawn.shape == (1, 34) and drawn.all()
     settings, place = Settings(workers=0, tensorboard=False), Place(0, 1, torch.device("cpu"))
     assert train(tiny_preset("pix2pix"), data, tmp_path / "r", Budget("steps", 1), settings, place)
-    assert cli.main(["unpack", str(parts), "-o", str(data)]) == 2 and "already" in capsys.readouterr().err
+    assert cli.main(words) == 0, "goes on, and finds all masks drawn"
+    assert cli.main(["unpack", str(parts), "-o", str(data)]) == 2 and "bank of" in capsys.readouterr().err
 
 
 # ---- what goes wrong
@@ -203,6 +204,13 @@ def test_nothing_is_written_over(packed: Packed, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already"):
         unpack(packed.parts, packed.data)
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"] and len(records_of(packed.data)) == len(SPLITS)
+
+
+def test_a_second_call_goes_on_with_the_masks_and_leaves_the_faces_alone(packed: Packed, tmp_path: Path) -> None:
+    count = unpack(packed.parts, tmp_path / "data")
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()}
+    assert unpack(packed.parts, tmp_path / "data") == count
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "data").iterdir()} == before
 
 
 def test_what_cannot_be_packed_is_refused(packed: Packed, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     unmask-train unpack PARTS -o DATA
 
-Numpy and OpenCV are enough: neither mediapipe nor the pictures are needed. Masks are drawn as `prepare` draws them; the
-faces come in another order, so each wears other ones than at home.
+A second call goes on where an interrupted one stopped drawing masks. Numpy and OpenCV are enough: neither mediapipe nor
+the pictures are needed. Masks are drawn as `prepare` draws them; the faces come in another order, so each wears other
+ones than at home.
 """
 
 from __future__ import annotations
@@ -45,26 +46,29 @@ class Job:
 
 
 def unpack(parts: Path, out: Path, *, workers: int | None = None) -> int:
-    """Makes a prepared set of all parts in a folder; returns how many faces it holds.
+    """Makes a prepared set of all parts in a folder, unless just that is there; returns how many faces it holds.
 
     Raises:
         MissingError: there is no part.
         SourceError: a part is damaged.
-        UsageError: ``out`` holds a set already.
+        UsageError: ``out`` holds another set.
     """
     paths = sorted(parts.glob("part-*.npz"))
     if not paths:
         raise MissingError(f"there is no part in {parts}", "Write them with `unmask-train pack DATA -o PARTS`.")
-    if (out / "meta.json").exists():
-        raise UsageError(f"{out} holds a prepared set already", "Unpack into another folder.")
-    out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     jobs: list[Job] = []
     for path in paths:
         with readable(path) as stored:
             jobs.append(Job(path, out, len(records)))
             records += json.loads(zlib.decompress(stored["records"].tobytes()))
-            np.save(out / "shape.npy", stored["shape"])
+            shape_of_head = stored["shape"]
+    if (out / "meta.json").exists():  # written last: the arrays are whole
+        if json.loads((out / "meta.json").read_text("utf-8")) != records:
+            raise UsageError(f"{out} holds another prepared set already", "Unpack into another folder.")
+        return len(records)
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "shape.npy", shape_of_head)
     shapes = {"crops": (np.uint8, (SIZE, SIZE, 3)), "mesh": (np.float16, (478, 2)), "corners": (np.float32, (4, 2))}
     for name, (dtype, shape) in shapes.items():
         np.lib.format.open_memmap(out / f"{name}.npy", "w+", dtype, (len(records), *shape)).flush()
