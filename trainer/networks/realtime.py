@@ -8,7 +8,7 @@ Shapes are written beside the lines: B batch, S crop side (256). All convolution
 least 32 channels; the full resolution is reached by pixel shuffling (W. Shi et al., "Real-Time Single Image and Video
 Super-Resolution Using an Efficient Sub-Pixel CNN", CVPR 2016). That is what makes 256 pixels affordable on a laptop's
 processor: it moves memory slower than it multiplies, most of all in int8, where a ReLU costs nothing: hence no other
-activation, and one on the residual stream as well.
+activation between convolutions, and one on the residual stream as well.
 """
 
 from __future__ import annotations
