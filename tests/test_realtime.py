@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.training_media import tiny_preset, write_set
+from tests.training_media import tiny_preset, tiny_system, write_set
 from trainer.data import Batch, Faces, stacked
 from trainer.networks.realtime import EditNet, MapNet, Unmask, complete
 from trainer.preset import Options
 from trainer.runs import LoadedRun
-from trainer.systems import SYSTEMS
 from trainer.systems import realtime as module
 from trainer.systems.base import System
 from trainer.systems.realtime import Realtime
@@ -34,16 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("set") / "data")
 
 
-def system(stage: str, **options: Any) -> System:
-    torch.manual_seed(0)
-    found = tiny_preset("realtime", **options).stage(stage)
-    made = SYSTEMS[found.system](found.options, found.size)
-    made.prepare()
-    return made
-
-
 def realtime(stage: str) -> Realtime:
-    made = system(stage)
+    made = tiny_system(stage)
     assert isinstance(made, Realtime)
     return made
 
@@ -55,7 +46,7 @@ def batch(data: Path, size: int) -> Batch:
 @pytest.mark.parametrize("stage", ["map", "inner", "outer"])
 @pytest.mark.parametrize("progress", [0.0, 0.95])
 def test_a_step_of_every_stage_is_finite_and_moves_the_weights(data: Path, stage: str, progress: float) -> None:
-    made = system(stage)
+    made = tiny_system(stage)
     (name,) = made.averaged
     before = {k: v.clone() for k, v in made.networks[name].state_dict().items()}
     figures = made.step(batch(data, made.size), progress)
@@ -70,19 +61,19 @@ def test_a_step_of_every_stage_is_finite_and_moves_the_weights(data: Path, stage
 
 
 def test_the_map_learns_a_batch_by_heart(data: Path) -> None:
-    made, seen = system("map", learning_rate=1e-2), batch(data, 256)
+    made, seen = tiny_system("map", learning_rate=1e-2), batch(data, 256)
     found = [float(made.step(seen, 0.0)["loss"]) for _ in range(12)]
     assert found[-1] < 0.8 * found[0]
 
 
 def test_the_editing_module_learns_a_batch_by_heart(data: Path) -> None:
-    made, seen = system("inner"), batch(data, 128)
+    made, seen = tiny_system("inner"), batch(data, 128)
     found = [float(made.step(seen, 0.0)["l1_hole"]) for _ in range(20)]
     assert found[-1] < 0.8 * found[0]
 
 
 def test_what_weighs_nothing_is_not_computed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = system("outer")
+    made = tiny_system("outer")
     made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0, "stability": 0.0}
     made.frozen = {}
 
@@ -217,7 +208,7 @@ def test_one_discriminator_sees_the_lower_face_and_one_the_whole_at_half_the_sid
 
 
 def test_it_restores_as_the_exported_model_does(data: Path) -> None:
-    made = system("outer")
+    made = tiny_system("outer")
     map_net, edit_net = MapNet((4, 4, 6, 8)).eval(), made.networks["generator"].eval()
     assert isinstance(edit_net, EditNet)
     torch.manual_seed(2)
@@ -233,7 +224,7 @@ def test_it_restores_as_the_exported_model_does(data: Path) -> None:
 
 
 def test_at_half_the_side_the_map_still_sees_the_whole(data: Path) -> None:
-    made = system("inner")
+    made = tiny_system("inner")
     networks: dict[str, nn.Module] = {"generator": made.networks["generator"].eval(), "map": MapNet().eval()}
     x, _, alpha, _ = batch(data, 128).floats()
     with torch.no_grad():

@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training_media import tiny_preset, write_set
+from tests.training_media import tiny_preset, tiny_system, write_set
 from trainer import checkpoint
 from trainer.data import Batch, Faces, stacked
 from trainer.loop import Settings, train
 from trainer.processes import Place
 from trainer.recorded import WARM_STEPS, Recorded
 from trainer.schedule import Budget
-from trainer.systems import SYSTEMS
 from trainer.systems.base import Figures, System
 from trainer.systems.realtime import Realtime
 from trainer.work import seed_all
@@ -174,14 +173,6 @@ def test_plain_steps_run_where_it_will_be_recorded(telling: Telling, graphs: lis
 # ---- learning rates
 
 
-def system(stage: str, **options: Any) -> System:
-    torch.manual_seed(0)
-    found = tiny_preset("realtime", **options).stage(stage)
-    made = SYSTEMS[found.system](found.options, found.size)
-    made.prepare()
-    return made
-
-
 def samples(folder: Path, size: int) -> Batch:
     return stacked(Faces(write_set(folder / "data"), "train", 1, {}, size=size, augment=False), [0, 1])
 
@@ -192,7 +183,7 @@ def rates_of(made: System) -> dict[str, list[float]]:
 
 @pytest.mark.usefixtures("quick_features")
 def test_rates_are_set_as_a_share_of_the_stages(tmp_path: Path) -> None:
-    plain, recordable = system("inner"), system("inner")
+    plain, recordable = tiny_system("inner"), tiny_system("inner")
     rates = rates_of(plain)
     assert rates == {"generator": [5e-4], "discriminators": [2e-4]}
     recordable.make_recordable()
@@ -221,13 +212,13 @@ def test_rates_are_set_as_a_share_of_the_stages(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick_features")
 def test_what_was_recorded_goes_on_where_nothing_is(tmp_path: Path) -> None:
     """A checkpoint of a GPU holds rates as tensors; a processor takes it up, and the other way round."""
-    seen, made = samples(tmp_path, 128), system("inner")
+    seen, made = samples(tmp_path, 128), tiny_system("inner")
     made.make_recordable()
     made.step(seen, 1.0)
     torch.save({name: o.state_dict() for name, o in made.optimizers.items()}, tmp_path / "o.pt")
     stored = torch.load(tmp_path / "o.pt", weights_only=True)
     for again in (False, True):
-        taken = system("inner")
+        taken = tiny_system("inner")
         rates = rates_of(taken)
         for name, optimizer in taken.optimizers.items():
             optimizer.load_state_dict(stored[name])
@@ -258,7 +249,7 @@ def test_on_a_real_gpu_a_recorded_step_is_a_step(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Realtime, "hole", Realtime.cut)  # nothing at random: what is compared is the steps
     device = torch.device("cuda", torch.cuda.current_device())
     rate = {"learning_rate": 1e-4, "discriminator_learning_rate": 1e-4}
-    start, plain, recorded = (system(stage, **rate) for _ in range(3))
+    start, plain, recorded = (tiny_system(stage, **rate) for _ in range(3))
     if stage == "outer":
         for made in (plain, recorded):
             made.options["loss"] = made.options["loss"] | {"stability": 0.0}

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from trainer import preset
 from trainer.bank import NAMES
 from trainer.preset import Preset
+from trainer.systems import SYSTEMS
+from trainer.systems.base import System
 from unmask_rt import align, sample
 
 SPLITS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
@@ -112,6 +115,15 @@ def tiny_preset(name: str, size: int = 32, **stage_options: Any) -> Preset:
     for stage in raw["stage"]:
         stage |= stage_options
     return preset.check(name, raw)
+
+
+def tiny_system(stage: str, **options: Any) -> System:
+    """A stage's system of the tiny preset `realtime`, always of the same weights, ready to be trained."""
+    torch.manual_seed(0)
+    found = tiny_preset("realtime", **options).stage(stage)
+    made = SYSTEMS[found.system](found.options, found.size)
+    made.prepare()
+    return made
 
 
 def tiny_file(path: Path, name: str, size: int = 32) -> Path:

@@ -56,13 +56,13 @@ class Job:
     quality: int
 
 
-def encode(job: Job) -> list[bytes]:
-    """The crops of a job as WebP."""
+def encode(job: Job) -> dict[int, bytes]:
+    """The crops of a job as WebP, by their rows."""
     cv2.setNumThreads(1)
     crops = np.load(job.data / "crops.npy", mmap_mode="r")
     options = [cv2.IMWRITE_WEBP_QUALITY, job.quality]
-    pictures = (cv2.cvtColor(np.asarray(crops[row]), cv2.COLOR_RGB2BGR) for row in job.rows)
-    return [cv2.imencode(".webp", picture, options)[1].tobytes() for picture in pictures]
+    pictures = ((row, cv2.cvtColor(np.asarray(crops[row]), cv2.COLOR_RGB2BGR)) for row in job.rows)
+    return {row: cv2.imencode(".webp", picture, options)[1].tobytes() for row, picture in pictures}
 
 
 def chosen_rows(records: list[dict[str, Any]]) -> list[int]:
@@ -91,7 +91,7 @@ def pack(data: Path, out: Path, *, megabytes: float, quality: int = 90, workers:
     rows = chosen_rows(records)
     jobs = [Job(data, part, quality) for part in batched(rows, FACES_A_JOB)]
     coded: dict[int, bytes] = {}
-    done = run_jobs(_named, jobs, workers=workers or processors(), description="encode", size=lambda job: len(job.rows))
+    done = run_jobs(encode, jobs, workers=workers or processors(), description="encode", size=lambda job: len(job.rows))
     for found in done:
         coded.update(found)
     arrays = {name: np.load(data / f"{name}.npy", mmap_mode="r") for name in ("mesh", "corners")}
@@ -109,10 +109,6 @@ def pack(data: Path, out: Path, *, megabytes: float, quality: int = 90, workers:
             shape=np.load(data / "shape.npy"),
         )
     return paths
-
-
-def _named(job: Job) -> dict[int, bytes]:
-    return dict(zip(job.rows, encode(job), strict=True))
 
 
 def parts_of(rows: list[int], coded: dict[int, bytes], most: int) -> Iterator[list[int]]:

@@ -126,7 +126,7 @@ class Realtime(System):
         return figures | {name: term.detach() for name, term in terms.items()}
 
     def overview(self, *pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The whole crops at half the side of the whole crop, 128 px."""
+        """What the second discriminator sees: the whole crops, at 128 px."""
         drawn, truth, hole = (F.avg_pool2d(p, 2) if self.size == 256 else p for p in pictures)
         return drawn, truth, hole
 
