@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from engines import open_engine
 from tests.conftest import FaceModels
 from tests.evaluation_media import write_inputs, write_set
 from trainer.evaluation import evaluate, frames, record
-from trainer.evaluation.clips import affine_fit, lay, measure_clip, through
+from trainer.evaluation.clips import affine_fit, carried, lay, measure_clip, through
 from trainer.evaluation.frames import measure_frames, pictures
 from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
 from trainer.evaluation.pictures import choose
@@ -49,23 +50,23 @@ def test_flicker_is_one_for_the_truth_and_more_for_what_is_restless() -> None:
     rng = np.random.default_rng(1)
     scene = np.kron(rng.integers(40, 200, (16, 16, 3)), np.ones((4, 4, 1))).astype(np.int16)
     calm, restless = ([np.clip(scene + n.astype(int) - 128, 0, 255).astype(np.uint8) for n in noisy(k)] for k in (2, 6))
-    holes = [HOLE] * len(calm)
-    assert flicker_and_popping(calm, calm, holes) == (1, 1)
-    assert flicker_and_popping(restless, calm, holes)[0] == pytest.approx(3, rel=0.2)
+    holes, moved = [HOLE] * len(calm), [motion(a, b) for a, b in pairwise(calm)]
+    assert flicker_and_popping(calm, calm, holes, moved) == (1, 1)
+    assert flicker_and_popping(restless, calm, holes, moved)[0] == pytest.approx(3, rel=0.2)
     outside = [np.where(HOLE[..., None], c, r) for c, r in zip(calm, restless, strict=True)]
-    assert flicker_and_popping(outside, calm, holes)[0] == pytest.approx(1, abs=0.05)
+    assert flicker_and_popping(outside, calm, holes, moved)[0] == pytest.approx(1, abs=0.05)
     with pytest.raises(ValueError, match="two pictures"):
-        flicker_and_popping(calm[:1], calm[:1], holes[:1])
+        flicker_and_popping(calm[:1], calm[:1], holes[:1], moved)
 
 
 def test_what_changes_once_pops_and_what_always_does_only_flickers() -> None:
     grey = [np.full((64, 64, 3), 128, np.uint8)] * 12
     calm, restless = noisy(2, 12), noisy(6, 12, seed=3)
-    holes = [HOLE] * len(calm)
+    holes, moved = [HOLE] * len(calm), [motion(a, b) for a, b in pairwise(calm)]
     popping = [*calm[:7], *(np.clip(p.astype(int) + 20, 0, 255).astype(np.uint8) for p in calm[7:])]
-    assert flicker_and_popping(restless, calm, holes)[1] == pytest.approx(1, abs=0.2)
-    assert flicker_and_popping(popping, calm, holes)[1] > 4
-    assert flicker_and_popping(grey, calm, holes)[1] == pytest.approx(1, abs=0.2), "a still picture does not pop"
+    assert flicker_and_popping(restless, calm, holes, moved)[1] == pytest.approx(1, abs=0.2)
+    assert flicker_and_popping(popping, calm, holes, moved)[1] > 4
+    assert flicker_and_popping(grey, calm, holes, moved)[1] == pytest.approx(1, abs=0.2), "a still picture does not pop"
 
 
 def test_motion_says_where_pixels_go() -> None:
@@ -98,6 +99,25 @@ def test_a_mask_moves_with_the_mesh() -> None:
     picture, alpha = lay(np.zeros((64, 64, 3), np.uint8), layer, cover, shift)
     assert np.array_equal(alpha > 0.5, np.roll(HOLE, 5, 1))
     assert (picture[alpha > 0.99] == 200).all() and not picture[alpha == 0].any()
+
+
+def test_a_mask_stands_while_the_face_does_and_stays_where_the_mesh_has_it() -> None:
+    rows, columns = np.mgrid[:64, :64].astype(np.float32)
+    still = np.stack([columns, rows], 2)
+    steps = [still + [2, 0] if i % 2 else still for i in range(40)]  # the face moves in every second frame
+    ahead = np.cumsum([0, *(float((s - still)[0, 0, 0]) for s in steps)])
+    rng = np.random.default_rng(0)
+    jittery = [np.array([[1.0, 0, x + rng.normal(0, 0.5)], [0, 1.0, rng.normal(0, 0.5)]]) for x in ahead]
+    wide = np.pad(HOLE.astype(np.float32), ((0, 0), (0, 64)))
+    motions = [np.pad(s, ((0, 0), (0, 64), (0, 0)), mode="edge") for s in steps]
+    for s, m in zip(steps, motions, strict=True):
+        m[..., 0] = np.arange(128) + (s - still)[0, 0, 0]
+    placed = np.array([t[:, 2] for t in carried(wide, jittery, motions)])
+    found = np.diff(placed[:, 0])
+    assert np.abs(found[::2]).max() < 0.1 and np.abs(found[1::2] - 2).max() < 0.1, "as the skin moves"
+    assert np.abs(placed - np.stack([ahead, 0 * ahead], 1)).max() < 0.4, "where the mesh is, on the whole"
+    lost = carried(wide, [np.array([[1.0, 0, 500], [0, 1.0, 0]])] * 41, motions)
+    assert np.allclose(lost, [[1, 0, 500], [0, 1, 0]]), "out of the picture only the mesh counts"
 
 
 class Holding:

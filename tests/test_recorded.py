@@ -30,8 +30,6 @@ torch.set_num_threads(1)  # threads that wait for each other are slow on a busy 
 class Telling(System):
     """A system whose figures say what batch they are of; remembers where its steps were made."""
 
-    recordable = True
-
     def build(self) -> dict[str, nn.Module]:
         return {"generator": nn.Linear(2, 2)}
 

@@ -65,5 +65,7 @@ def mix(first: Checkpoint, second: Checkpoint, share: float) -> Checkpoint:
 
 
 def _between(first: State, second: State, share: float) -> State:
-    """Floating-point weights interpolated, counters those of the first."""
-    return {k: torch.lerp(v, second[k], share) if v.is_floating_point() else v for k, v in first.items()}
+    """Floating-point weights interpolated in single precision, counters those of the first."""
+    return {
+        k: torch.lerp(v.float(), second[k].float(), share) if v.is_floating_point() else v for k, v in first.items()
+    }

@@ -80,7 +80,7 @@ class StageWork:
                 optimizer.load_state_dict(resumed.optimizers[name])
             self.step, self.seconds = int(resumed.meta["step"]), float(resumed.meta["seconds"])
         # Exchanges between processes are not recorded.
-        if device.type == "cuda" and run.place.world == 1 and self.system.recordable:
+        if device.type == "cuda" and run.place.world == 1:
             self.system.make_recordable()
             self.make_step: Step = Recorded(self.system)
         else:

@@ -19,7 +19,7 @@ from unmask_rt.align import Image
 
 SIDE = 128
 """Pixels of the crop's side at which flow is sought; the average is kept in the crop's own."""
-TIME_S = 0.25
+TIME_S = 0.4
 """Time constant of the average in seconds, where flow explains what is seen."""
 TOLERATED, DOUBT = 2.0, 0.03
 """Where the input differs from what flow makes of the one before by more levels (of 255) than this, each further level

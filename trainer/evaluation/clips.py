@@ -1,13 +1,17 @@
 """A model on talking faces with a mask laid over them, so that the truth is known. Needs mediapipe and av.
 
-The mask is drawn once, on the first frame that shows a face, and carried along by the face mesh (an affine fit over its
-points), so that it sits as still as a mask does. The clip then goes through the tool's own stages, as a file does.
+The mask is drawn once, on the first frame that shows a face, and carried along as a mask on that face would be: from
+frame to frame it moves as the skin under it does on the whole (an affine fit to the optical flow of the truth there), in
+the long run it stays where the face mesh has it. By the mesh alone it would slide and tremble: a mesh that is smoothed
+over time lags behind, so that the mask moves on while the face stands still, and one that is not jitters. The clip then
+goes through the tool's own stages, as a file does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from numpy.typing import NDArray
 from engines.base import Engine
 from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.video import flicker_and_popping, still_masked
+from trainer.evaluation.video import flicker_and_popping, motion, still_masked
 from trainer.masks import draw_mask
 from unmask_rt import models, planes
 from unmask_rt.errors import UsageError
@@ -32,6 +36,8 @@ Image = NDArray[np.uint8]
 FRAMES = 150
 """At most so many frames of a clip."""
 FAMILY = "surgical"
+PULL = 0.02
+"""Weight of a frame's mesh beside that of the skin's motion from one frame to the next: it is felt after 7 frames."""
 
 
 def measure_clip(
@@ -45,12 +51,14 @@ def measure_clip(
     Raises:
         UsageError: fewer than two frames show a face.
     """
-    truths, masked, holes = masked_frames(path, seed=seed, face_model=models.load_face_model(face_model))
+    truths, meshes = shown(path, face_model=models.load_face_model(face_model))
+    motions = [motion(a, b) for a, b in pairwise(truths)]
+    masked, holes = wear(truths, meshes, motions, seed=seed)
     stages = tool_stages(engine, "file", face_model=face_model, finder_model=finder_model)
     with closing(stages[0]), closing(stages[2]):
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
         outputs = [planes.upright(frame) for frame in through(stages, frames)]
-    flicker, popping = flicker_and_popping(outputs, truths, holes)
+    flicker, popping = flicker_and_popping(outputs, truths, holes, motions)
     return {
         "name": path.stem,
         "frames": len(truths),
@@ -61,45 +69,86 @@ def measure_clip(
     }
 
 
-def masked_frames(
-    path: Path, *, seed: int, face_model: bytes
-) -> tuple[list[Image], list[Image], list[NDArray[np.bool_]]]:
-    """The first run of frames in which the mesh finds the face: truth and masked uint8[H, W, 3], hole bool[H, W].
+def shown(path: Path, *, face_model: bytes) -> tuple[list[Image], list[NDArray[np.float32]]]:
+    """The first run of frames in which the mesh finds the face: uint8[H, W, 3] and meshes float32[478, 2].
 
     Raises:
         UsageError: fewer than two frames show a face.
     """
     truths: list[Image] = []
-    masked: list[Image] = []
-    holes: list[NDArray[np.bool_]] = []
-    start: NDArray[np.float32] | None = None
-    layer, cover = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
+    meshes: list[NDArray[np.float32]] = []
     source = open_source(path)
     with FaceMesh(face_model, max_faces=1, video=True) as find, closing(source):
         for frame in source:
             picture = planes.upright(frame)
             found = find(picture, round(frame.time_s * 1000))
-            if not found and truths:
-                break
-            if not found:
-                continue
-            mesh = found[0].points
-            if start is None:
-                start = mesh
-                layer, cover = draw_mask(picture, mesh, np.random.default_rng(seed), FAMILY)
-            m, alpha = lay(picture, layer, cover, affine_fit(start, mesh))
-            truths.append(picture)
-            masked.append(m)
-            holes.append(alpha > 0.5)
-            if len(truths) == FRAMES:
+            if found:
+                truths.append(picture)
+                meshes.append(found[0].points)
+            if (truths and not found) or len(truths) == FRAMES:
                 break
     if len(truths) < 2:
         raise UsageError(f"{path} shows no face for two frames", "Give a clip of a face without a mask.")
-    return truths, masked, holes
+    return truths, meshes
+
+
+def wear(
+    truths: Sequence[Image], meshes: Sequence[NDArray[np.float32]], motions: Sequence[NDArray[np.float32]], *, seed: int
+) -> tuple[list[Image], list[NDArray[np.bool_]]]:
+    """A mask on the face of each frame: masked uint8[H, W, 3] and hole bool[H, W]."""
+    layer, cover = draw_mask(truths[0], meshes[0], np.random.default_rng(seed), FAMILY)
+    fits = [affine_fit(meshes[0], mesh) for mesh in meshes]
+    masked: list[Image] = []
+    holes: list[NDArray[np.bool_]] = []
+    for picture, transform in zip(truths, carried(cover, fits, motions), strict=True):
+        m, alpha = lay(picture, layer, cover, transform)
+        masked.append(m)
+        holes.append(alpha > 0.5)
+    return masked, holes
+
+
+def carried(
+    cover: NDArray[np.float32], fits: Sequence[NDArray[np.float64]], motions: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float64]]:
+    """Where a mask is in each frame.
+
+    The corners of its box are placed so that the sum of the squares of two errors is least: how far they are from where
+    the mesh has them, times `PULL`, and how far their step from frame to frame is from the skin's.
+
+    Args:
+        cover: of the mask in the first frame, float32[H, W] in 0..1.
+        fits: N affine transforms from the first frame, by the mesh.
+        motions: N - 1 of `video.motion`.
+
+    Returns:
+        N affine transforms from the first frame.
+    """
+    rows, columns = np.nonzero(cover > 0.5)
+    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    box = np.array([[left, top], [right, top], [left, bottom], [right, bottom]], np.float32)
+    places = np.array([moved(box, fit) for fit in fits])  # (N, 4, 2)
+    errors, wanted = PULL * np.eye(len(fits)), PULL * places
+    for i, where in enumerate(motions):
+        alpha = cv2.warpAffine(cover, fits[i], cover.shape[::-1])
+        y, x = np.nonzero(alpha > 0.5)
+        if not len(x):  # the mask has left the picture
+            continue
+        skin = affine_fit(np.stack([x, y], 1).astype(np.float32), where[y, x])
+        step = moved(places[i], skin) - places[i]
+        errors[i : i + 2, i : i + 2] += [[1, -1], [-1, 1]]
+        wanted[i] -= step
+        wanted[i + 1] += step
+    settled = np.linalg.solve(errors, wanted.reshape(len(fits), -1)).reshape(places.shape).astype(np.float32)
+    return [affine_fit(box, corners) for corners in settled]
+
+
+def moved(points: NDArray[np.floating], transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points [K, 2] after an affine transform."""
+    return np.asarray(points @ transform[:, :2].T + transform[:, 2])
 
 
 def affine_fit(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Least-squares affine float64[2, 3] between two meshes float[K, 2]."""
+    """Least-squares affine float64[2, 3] between two sets of points float[K, 2]."""
     known = np.hstack([source, np.ones((len(source), 1))]).astype(np.float64)
     return np.asarray(np.linalg.lstsq(known, target.astype(np.float64), rcond=None)[0].T)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -46,9 +45,12 @@ def unrest(
 
 
 def flicker_and_popping(
-    outputs: Sequence[Image], truths: Sequence[Image], holes: Sequence[NDArray[np.bool_]]
+    outputs: Sequence[Image],
+    truths: Sequence[Image],
+    holes: Sequence[NDArray[np.bool_]],
+    motions: Sequence[NDArray[np.float32]],
 ) -> tuple[float, float]:
-    """How restless the output is beside the truth, both along the truth's motion.
+    """How restless the output is beside the truth, both along the truth's motion (`motion` of each two neighbours).
 
     Returns:
         Flicker: `unrest` of the output over that of the truth; 1 is as calm as life. Popping: the greatest step from
@@ -60,7 +62,6 @@ def flicker_and_popping(
     """
     if len(truths) < 2:
         raise ValueError("flicker needs two pictures at least")
-    motions = [motion(a, b) for a, b in pairwise(truths)]
     found, wanted = (unrest(pictures, motions, holes) for pictures in (outputs, truths))
     flicker = mean_of(found) / max(mean_of(wanted), _TINY)
     return flicker, greatest_step(found) / max(greatest_step(wanted), _TINY)

@@ -51,10 +51,6 @@ class System(ABC):
     takes_map: ClassVar[bool] = False
     """Whether `restore` cannot do without a map of the mask from elsewhere."""
 
-    recordable: ClassVar[bool] = False
-    """Whether a step can be recorded on a GPU (`recorded`): its numbers never leave the device, and its form depends on
-    `phase` alone."""
-
     def __init__(self, options: dict[str, Any], size: int) -> None:
         self.options, self.size = options, size
         self.device = torch.device("cpu")
@@ -80,7 +76,8 @@ class System(ABC):
 
     @abstractmethod
     def step(self, batch: Batch, progress: float) -> Figures:
-        """One optimisation step of every part.
+        """One optimisation step of every part. On a GPU it is recorded and replayed (`recorded`): its numbers never
+        leave the device, and its form depends on `phase` alone.
 
         Args:
             batch: uint8 pictures on `device`; ``batch.floats()`` scales them.

@@ -85,6 +85,9 @@ class MapEdit(System):
         self.frozen = {"perceptual": losses.Perceptual(self.options["backbone"])}
         self.ssim = losses.ssim_of(self.options["windows"])
 
+    def phase(self, progress: float) -> bool:
+        return progress >= self.options["mask_from"]
+
     def step(self, batch: Batch, progress: float) -> Figures:
         x, truth, alpha, valid = batch.floats()
         with torch.no_grad(), self.autocast():
@@ -93,7 +96,7 @@ class MapEdit(System):
         with self.autocast():
             face = self.networks["generator"](torch.cat([x, hole], 1))
         face = truth + (face.float() - truth) * valid
-        both = progress >= self.options["mask_from"]
+        both = self.phase(progress)
         pairs = {"whole": (face, truth)}
         if both:  # outside of the hole both are the input, so that nothing else can tell them apart
             pairs["hole"] = (x + (face - x) * hole, x + (truth - x) * hole)

@@ -43,8 +43,6 @@ class Realtime(System):
     computed if they weigh 0), adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
     """
 
-    recordable = True
-
     def __init__(self, options: dict[str, object], size: int) -> None:
         if size not in (128, 256):
             raise UsageError(

@@ -17,7 +17,6 @@ class Segmentation(System):
     """Cross-entropy and soft Dice on faces with and without a mask. Options: ``learning_rate``, ``betas``."""
 
     averaged = ("map",)
-    recordable = True
 
     def build(self) -> dict[str, nn.Module]:
         return {"map": MapNet(self.options["widths"]) if "widths" in self.options else MapNet()}
