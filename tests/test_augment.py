@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training_media import crop_mesh, head_shape
-from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, turn
+from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, trim, turn
 from trainer.heads import Head, yaw_of
 from unmask_rt.align import MESH_ANCHORS, TEMPLATE
 
@@ -71,12 +71,26 @@ def test_a_shadow_darkens_the_neck_alone(worn: tuple[np.ndarray, np.ndarray]) ->
     assert (below[0] < np.array(SKIN)).all() and (below[0] < below[1]).all()
 
 
+def test_a_strip_lies_along_one_edge_of_the_mask(worn: tuple[np.ndarray, np.ndarray]) -> None:
+    picture, alpha = worn
+    rows = np.nonzero(alpha.max(1))[0]
+    middle = (rows[0] + rows[-1]) / 2
+    above = 0
+    for seed in range(40):
+        changed = (trim(picture, alpha, np.random.default_rng(seed)) != picture).any(2)
+        assert changed.any() and not changed[alpha == 0].any()
+        found = np.nonzero(changed[:, 100:156].any(1))[0]
+        assert len(found) < 40 and (found.max() < middle or found.min() > middle), "one of its edges, not the mask"
+        above += found.max() < middle
+    assert 20 < above < 40, "mostly the upper one"
+
+
 def test_without_a_mask_nothing_stands_off_and_nothing_is_shaded() -> None:
     picture, alpha = np.full((SIZE, SIZE, 3), SKIN, np.uint8), np.zeros((SIZE, SIZE), np.uint8)
     rng = np.random.default_rng(0)
     masked, cover = stand_off(picture, alpha, rng)
     assert (masked == picture).all() and not cover.any()
-    assert (shade(picture, alpha, rng) == picture).all()
+    assert (shade(picture, alpha, rng) == picture).all() and (trim(picture, alpha, rng) == picture).all()
 
 
 def test_loose_crops_move_further(worn: tuple[np.ndarray, np.ndarray]) -> None:

@@ -104,7 +104,7 @@ def test_a_mask_moves_with_the_mesh() -> None:
 def test_a_mask_stands_while_the_face_does_and_stays_where_the_mesh_has_it() -> None:
     rows, columns = np.mgrid[:64, :64].astype(np.float32)
     still = np.stack([columns, rows], 2)
-    steps = [still + [2, 0] if i % 2 else still for i in range(40)]  # the face moves in every second frame
+    steps = [still + np.float32([2, 0]) * (i % 2) for i in range(40)]  # the face moves in every second frame
     ahead = np.cumsum([0, *(float((s - still)[0, 0, 0]) for s in steps)])
     rng = np.random.default_rng(0)
     jittery = [np.array([[1.0, 0, x + rng.normal(0, 0.5)], [0, 1.0, rng.normal(0, 0.5)]]) for x in ahead]

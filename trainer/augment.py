@@ -117,6 +117,24 @@ def shade(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> n
     return (picture * light[..., None] + 0.5).astype(np.uint8)
 
 
+def trim(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A strip of another colour along the upper or the lower edge of a mask: a lining that shows, a hem, glare.
+
+    Args:
+        picture: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it; the strip lies inside.
+        rng: of the strip's edge, width and colour.
+    """
+    wide = float(rng.uniform(3, 15)) * (1 if rng.random() < 0.75 else -1)
+    inwards = np.array([[1.0, 0, rng.normal(0, 0.3) * abs(wide)], [0, 1.0, wide]])
+    rest = cv2.warpAffine(alpha, inwards, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+    strip = np.clip(alpha.astype(np.float32) - rest, 0, 255) / 255
+    strip = np.minimum(cv2.GaussianBlur(strip, (0, 0), float(rng.uniform(0.4, 2.0))), alpha / np.float32(255))
+    colour = rng.uniform(180, 255) + rng.normal(0, 8, 3) if rng.random() < 0.6 else any_colour(rng) * 255
+    cover = (strip * rng.uniform(0.6, 1.0))[..., None]
+    return np.clip(picture + (colour - picture) * cover + 0.5, 0, 255).astype(np.uint8)
+
+
 def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> Planes:
     """Turns the head further aside, and down or up, and aligns it anew; what was never photographed is not valid.
 

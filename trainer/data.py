@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, turn, valid_of
+from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, trim, turn, valid_of
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
 from trainer.people import person_of
@@ -95,6 +95,7 @@ class Faces(Dataset[Sample]):
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
         shaded: share of masked samples with a shadow on the neck (`shade`). For the map module only.
+        trimmed: share of masked samples whose mask has a strip of another colour (`trim`). For the map module only.
         stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
         turned: share of samples whose head is turned further aside and down (`heads.Head`).
         without: families of masks that never come, held out for measuring.
@@ -120,6 +121,7 @@ class Faces(Dataset[Sample]):
         bare: float = 0.0,
         dressed: float = 0.0,
         shaded: float = 0.0,
+        trimmed: float = 0.0,
         stood_off: float = 0.0,
         turned: float = 0.0,
         without: Sequence[str] = (),
@@ -133,7 +135,7 @@ class Faces(Dataset[Sample]):
             raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
         self.data, self.seed, self.size, self.augment = data, seed, size, augment
         self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
-        self.shaded, self.stood_off, self.turned = shaded, stood_off, turned
+        self.shaded, self.trimmed, self.stood_off, self.turned = shaded, trimmed, stood_off, turned
         self.head: Head | None = None
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
@@ -218,6 +220,8 @@ class Faces(Dataset[Sample]):
             masked, truth, alpha, valid = turn((masked, truth, alpha, valid), arrays["mesh"][row], self.head, rng)
         if not bare and rng.random() < self.stood_off:
             masked, alpha = stand_off(masked, alpha, rng)
+        if not bare and rng.random() < self.trimmed:
+            masked = trim(masked, alpha, rng)
         if not bare and rng.random() < self.shaded:
             masked = shade(masked, alpha, rng)
         if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):

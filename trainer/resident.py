@@ -97,7 +97,8 @@ def check(faces: Faces) -> None:
     Raises:
         UsageError: it is so.
     """
-    if faces.bare or faces.dressed or faces.shaded or faces.real_share or faces.jitter is not camera:
+    of_maps = faces.bare, faces.dressed, faces.shaded, faces.trimmed, faces.real_share
+    if any(of_maps) or faces.jitter is not camera:
         hint = "Train this stage without --resident."
         raise UsageError("only samples of the editing module are made on a GPU", hint)
 

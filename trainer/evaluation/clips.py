@@ -1,10 +1,10 @@
 """A model on talking faces with a mask laid over them, so that the truth is known. Needs mediapipe and av.
 
 The mask is drawn once, on the first frame that shows a face, and carried along as a mask on that face would be: from
-frame to frame it moves as the skin under it does on the whole (an affine fit to the optical flow of the truth there), in
-the long run it stays where the face mesh has it. By the mesh alone it would slide and tremble: a mesh that is smoothed
-over time lags behind, so that the mask moves on while the face stands still, and one that is not jitters. The clip then
-goes through the tool's own stages, as a file does.
+frame to frame it moves as the skin under it does on the whole (an affine fit to the truth's optical flow there), in the
+long run it stays where the face mesh has it. By the mesh alone it would slide and tremble: a mesh that is smoothed over
+time lags behind, so that the mask moves on while the face stands still, and one that is not jitters. The clip then goes
+through the tool's own stages, as a file does.
 """
 
 from __future__ import annotations
