@@ -19,11 +19,14 @@ from unmask_rt.align import Image
 
 SIDE = 128
 """Pixels of the crop's side at which flow is sought; the average is kept in the crop's own."""
-TIME_S = 0.4
+TIME_S = 0.5
 """Time constant of the average in seconds, where flow explains what is seen."""
 TOLERATED, DOUBT = 2.0, 0.03
 """Where the input differs from what flow makes of the one before by more levels (of 255) than this, each further level
 adds that share of the new frame: a hand or a change of light is not averaged away."""
+AGREED, DISSENT = 12.0, 0.1
+"""The same for what is drawn: where it differs from the average by more, as it does when a head has turned, the average
+is of another face and is left sooner."""
 LONGEST_GAP_S = 0.25
 """After a longer time without a frame the average begins anew."""
 
@@ -76,11 +79,13 @@ class Steady:
         side = len(face)
         flow = self._flow.calc(grey, known.grey, None)  # float32[SIDE, SIDE, 2]
         expected = cv2.remap(known.grey, _grid(SIDE) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        surprise = cv2.blur(cv2.absdiff(grey, expected), (9, 9)).astype(np.float32)
-        share = np.float32(1 - math.exp(-passed_s / TIME_S)) + np.maximum(surprise - TOLERATED, 0) * DOUBT
-        share = cv2.resize(np.minimum(share, np.float32(1)), (side, side), interpolation=cv2.INTER_LINEAR)
         where = cv2.resize(flow, (side, side), interpolation=cv2.INTER_LINEAR) * np.float32(side / SIDE) + _grid(side)
         carried = cv2.remap(known.average, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        surprise = cv2.blur(cv2.absdiff(grey, expected), (9, 9)).astype(np.float32)
+        dissent = cv2.blur(cv2.absdiff(*(_small(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY)) for p in (face, carried))), (9, 9))
+        share = np.float32(1 - math.exp(-passed_s / TIME_S)) + np.maximum(surprise - TOLERATED, 0) * DOUBT
+        share += np.maximum(dissent - AGREED, 0) * DISSENT
+        share = cv2.resize(np.minimum(share, np.float32(1)), (side, side), interpolation=cv2.INTER_LINEAR)
         return np.asarray(cv2.blendLinear(face, carried, share, 1 - share))
 
 
