@@ -125,7 +125,7 @@ def trim(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np
         alpha: uint8[256, 256], the coverage of the mask in it; the strip lies inside.
         rng: of the strip's edge, width and colour.
     """
-    wide = float(rng.uniform(3, 15)) * (1 if rng.random() < 0.75 else -1)
+    wide = float(rng.uniform(3, 26)) * (1 if rng.random() < 0.75 else -1)
     inwards = np.array([[1.0, 0, rng.normal(0, 0.3) * abs(wide)], [0, 1.0, wide]])
     rest = cv2.warpAffine(alpha, inwards, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
     strip = np.clip(alpha.astype(np.float32) - rest, 0, 255) / 255

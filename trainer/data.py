@@ -94,7 +94,7 @@ class Faces(Dataset[Sample]):
         jitter: how samples are augmented, a key of `augment.JITTERS`.
         bare: share of samples whose mask is left out, so that a map learns what is no mask.
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
-        shaded: share of masked samples with a shadow on the neck (`shade`). For the map module only.
+        shaded: share of masked samples with a shadow on neck and clothes (`shade`). For the map module only.
         trimmed: share of masked samples whose mask has a strip of another colour (`trim`). For the map module only.
         stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
         turned: share of samples whose head is turned further aside and down (`heads.Head`).
@@ -220,12 +220,12 @@ class Faces(Dataset[Sample]):
             masked, truth, alpha, valid = turn((masked, truth, alpha, valid), arrays["mesh"][row], self.head, rng)
         if not bare and rng.random() < self.stood_off:
             masked, alpha = stand_off(masked, alpha, rng)
+        if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
+            masked = dress(masked, alpha, rng)
         if not bare and rng.random() < self.trimmed:
             masked = trim(masked, alpha, rng)
         if not bare and rng.random() < self.shaded:
             masked = shade(masked, alpha, rng)
-        if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
-            masked = dress(masked, alpha, rng)
         planes = masked, truth, alpha, valid
         return as_sample((self.jitter if self.augment else plain)(planes, rng, self.size))
 
