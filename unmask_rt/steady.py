@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,12 +83,12 @@ class Steady:
         where = cv2.resize(flow, (side, side), interpolation=cv2.INTER_LINEAR) * np.float32(side / SIDE) + _grid(side)
         carried = cv2.remap(known.average, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         surprise = cv2.blur(cv2.absdiff(grey, expected), (9, 9)).astype(np.float32)
-        dissent = cv2.blur(cv2.absdiff(*(_small(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY)) for p in (face, carried))), (9, 9))
+        dissent = cv2.blur(np.abs(_small(cv2.cvtColor(cv2.subtract(face, carried), cv2.COLOR_RGB2GRAY))), (9, 9))
         share = np.float32(1 - math.exp(-passed_s / TIME_S)) + np.maximum(surprise - TOLERATED, 0) * DOUBT
         share += np.maximum(dissent - AGREED, 0) * DISSENT
         share = cv2.resize(np.minimum(share, np.float32(1)), (side, side), interpolation=cv2.INTER_LINEAR)
         return np.asarray(cv2.blendLinear(face, carried, share, 1 - share))
 
 
-def _small(picture: Image) -> Image:
+def _small(picture: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
