@@ -96,6 +96,19 @@ def test_runs_are_mixed_by_their_weights(runs: Path, tmp_path: Path, capsys: pyt
     assert (same == open_restorer(runs / "pix2pix")(crops(64))[0]).all()
 
 
+def test_weights_of_half_precision_are_mixed_with_others(runs: Path, tmp_path: Path) -> None:
+    one = checkpoint.load(runs / "pix2pix")
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in one.average["generator"].items()}
+    (tmp_path / "small").mkdir()
+    checkpoint.save(tmp_path / "small", Checkpoint(one.preset, one.meta, average={"generator": halves}))
+    pair = [str(runs / "pix2pix"), str(tmp_path / "small")]
+    for name, (first, second) in {"from": pair, "to": pair[::-1]}.items():
+        assert cli.main(["mix", first, second, "-o", str(tmp_path / name), "--share", "0.5"]) == 0
+        for key, value in checkpoint.load(tmp_path / name).average["generator"].items():
+            wanted = one.average["generator"][key]
+            assert value.dtype == wanted.dtype and torch.allclose(value, wanted, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("second", "share", "out", "code", "message"),
     [
