@@ -33,7 +33,7 @@ off. Of what finds the mask it is the one with which the map comes closest to fp
 FINDING_SIDE, FINDING_SUM_SIDE = 16, 64
 """What finds the mask is int8 on grids from the first on, sums of which one part is exact from the second on."""
 WANTED_DB = 37.0
-"""PSNR against fp32 in the hole, over all calibration crops; below it sensitive convolutions are left out."""
+"""PSNR against fp32 in the hole, over some of the calibration crops; below it sensitive convolutions are left out."""
 MOST_LEFT_OUT = 6
 LEAST_CROPS = 8
 _CHECKED = 12
@@ -66,8 +66,8 @@ def make(model: bytes, crops: Batch, progress: Progress) -> bytes:
     if not chosen:
         raise ModelError("nothing in this model is worth int8", "Run it in fp32.")
     check = Check(graph, crops[:: max(1, len(crops) // _CHECKED)])
-    ranges = widened(graph, means, chosen, check, progress)
-    left_out = sensitive(graph, ranges, chosen, check, progress)
+    ranges = widened(means, chosen, check, progress)
+    left_out = sensitive(ranges, chosen, check, progress)
     made = quantised(graph, ranges, chosen - left_out)
     repeating(made, shapes)
     entries = {entry.key: entry.value for entry in made.metadata_props} | {SOURCE_KEY: sha256}
@@ -168,12 +168,10 @@ class Check:
         return float(np.mean((face - self.face)[self.hole] ** 2)), float(np.mean((found - self.map) ** 2))
 
 
-def widened(
-    model: onnx.ModelProto, means: Mapping[str, Range], chosen: set[str], check: Check, progress: Progress
-) -> dict[str, Range]:
+def widened(means: Mapping[str, Range], chosen: set[str], check: Check, progress: Progress) -> dict[str, Range]:
     """The ranges, made wider (`ROOMS`)."""
-    finding = behind(model.graph, ["map"])
-    inside = {edge for node in model.graph.node if node.name in finding for edge in node.output}
+    finding = behind(check.model.graph, ["map"])
+    inside = {edge for node in check.model.graph.node if node.name in finding for edge in node.output}
 
     def wide(for_map: float, for_face: float) -> dict[str, Range]:
         rooms = {name: for_map if name in inside else for_face for name in means}
@@ -181,21 +179,18 @@ def widened(
 
     for_map = min(ROOMS, key=lambda room: check(wide(room, 1.0), chosen)[1])
     for_face = min(ROOMS, key=lambda room: check(wide(for_map, room), chosen)[0])
-    ranges = wide(for_map, for_face)
-    close = decibels(check(ranges, chosen)[0])
-    progress(f"ranges {for_map:g} (map) and {for_face:g} times the mean extremes: {close:.1f} dB in the hole to fp32")
-    return ranges
+    progress(f"ranges {for_map:g} (map) and {for_face:g} times the mean extremes")
+    return wide(for_map, for_face)
 
 
-def sensitive(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], chosen: set[str], check: Check, progress: Progress
-) -> set[str]:
+def sensitive(ranges: Mapping[str, Range], chosen: set[str], check: Check, progress: Progress) -> set[str]:
     """The fewest convolutions (one by one, the costliest first) without which the rest is close enough to fp32."""
-    kinds = {node.name: node.op_type for node in model.graph.node}
+    kinds = {node.name: node.op_type for node in check.model.graph.node}
     convolutions = sorted(name for name in chosen if kinds[name] == "Conv")
     left_out: set[str] = set()
     allowed = 255.0**2 / 10 ** (WANTED_DB / 10)
     error, _ = check(ranges, chosen)
+    progress(f"int8 differs from fp32 by {decibels(error):.1f} dB in the hole")
     while error > allowed and len(left_out) < MOST_LEFT_OUT:
         errors = {n: check(ranges, chosen - left_out - {n})[0] for n in convolutions if n not in left_out}
         if not errors:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.training_media import crop_mesh, head_shape
-from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, trim, turn
-from trainer.heads import Head, yaw_of
+from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, trim, turn, wide_head
+from trainer.heads import yaw_of
 from unmask_rt.align import MESH_ANCHORS, TEMPLATE
 
 SKIN, CLOTH = (200, 150, 120), (90, 160, 210)
@@ -105,7 +105,7 @@ def test_loose_crops_move_further(worn: tuple[np.ndarray, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_turned_head_is_aligned_anew_and_takes_its_mask_along(seed: int) -> None:
-    mesh, head = crop_mesh(), Head(head_shape(), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    mesh, head = crop_mesh(), wide_head(head_shape())
     eyes = np.zeros((SIZE, SIZE), np.uint8)
     for x, y in mesh[list(MESH_ANCHORS[:4])]:
         cv2.circle(eyes, (round(float(x)), round(float(y))), 4, 255, -1)
@@ -125,7 +125,7 @@ def test_a_turned_head_is_aligned_anew_and_takes_its_mask_along(seed: int) -> No
 @pytest.mark.parametrize(("yaw", "pitch"), [(25.0, 0.0), (-30.0, 10.0)])
 def test_a_head_is_turned_by_what_was_asked_for(yaw: float, pitch: float) -> None:
     shape = head_shape()
-    head = Head(shape, SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    head = wide_head(shape)
     before = yaw_of(crop_mesh(), shape)
     map_x, map_y, points, now, _ = head.turned(crop_mesh() + MARGIN, yaw, pitch)
     assert now - before == pytest.approx(yaw, abs=4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
@@ -213,7 +213,7 @@ def test_sensitive_convolutions_are_left_out(fp32: bytes, monkeypatch: pytest.Mo
     only = set(convolutions[:4])
     said: list[str] = []
     monkeypatch.setattr(quantise, "WANTED_DB", 45.0)
-    out = quantise.sensitive(graph, spoilt, only, quantise.Check(graph, crops.load(count=2)), said.append)
+    out = quantise.sensitive(spoilt, only, quantise.Check(graph, crops.load(count=2)), said.append)
     assert bad.name in out and len(out) < len(only) and any(bad.name in line for line in said)
 
 
@@ -223,14 +223,18 @@ def test_ranges_are_widened_as_map_and_face_want_it(fp32: bytes) -> None:
     finding = quantise.behind(graph.graph, ["map"])
     inside = {edge for node in graph.graph.node if node.name in finding for edge in node.output}
 
-    def wants(ranges: dict[str, quantise.Range], nodes: set[str]) -> tuple[float, float]:
-        rooms = {name in inside: high / means[name][1] for name, (_, high) in ranges.items() if means[name][1] > 0.1}
-        return abs(rooms[False] - 1.2), abs(rooms[True] - 1.1)
+    class Wanting(quantise.Check):
+        """A form is the better the nearer its rooms are to 1.1 (map) and 1.2."""
+
+        def __call__(self, ranges: Mapping[str, quantise.Range], nodes: set[str]) -> tuple[float, float]:
+            rooms = {
+                name in inside: high / means[name][1] for name, (_, high) in ranges.items() if means[name][1] > 0.1
+            }
+            return abs(rooms[False] - 1.2), abs(rooms[True] - 1.1)
 
     said: list[str] = []
-    chosen = quantise.choose(graph, shapes)
-    check = cast("quantise.Check", wants)  # a form is the better the nearer its rooms are to 1.1 and 1.2
-    found = quantise.widened(graph, means, chosen, check, said.append)
+    check = Wanting(graph, crops.load(count=1))
+    found = quantise.widened(means, quantise.choose(graph, shapes), check, said.append)
     for name, (low, high) in means.items():
         room = 1.1 if name in inside else 1.2
         assert found[name] == pytest.approx((low * room, high * room))

@@ -12,9 +12,8 @@ import pytest
 
 from tests.training_media import write_set
 from trainer import turned as module
-from trainer.augment import MARGIN, SIZE, turn, valid_of
+from trainer.augment import turn, valid_of, wide_head
 from trainer.bank import open_bank
-from trainer.heads import Head
 from trainer.turned import PLANES, draw_turned
 
 WORN = [(0, 1), (1, 4), (1, 4), (0, 0), (1, 2)]
@@ -49,7 +48,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[module.Job]:
 def wanted(data: Path, worn: list[tuple[int, int]], seed: int = 1) -> dict[str, np.ndarray]:
     """What each of these masks is when its head has been turned."""
     crops, mesh, corners = (np.load(data / f"{n}.npy") for n in ("crops", "mesh", "corners"))
-    bank, head = open_bank(data), Head(np.load(data / "shape.npy"), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    bank, head = open_bank(data), wide_head(np.load(data / "shape.npy"))
     made = []
     for place, (variant, row) in enumerate(worn):
         planes = bank["masked"][variant, row], crops[row], bank["alpha"][variant, row], valid_of(corners[row])

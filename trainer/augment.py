@@ -135,13 +135,18 @@ def trim(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np
     return np.clip(picture + (colour - picture) * cover + 0.5, 0, 255).astype(np.uint8)
 
 
+def wide_head(shape: np.ndarray) -> Head:
+    """The head of a prepared set's ``shape.npy`` as `turn` takes it: for crops widened by `MARGIN`."""
+    return Head(shape, SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+
+
 def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> Planes:
     """Turns the head further aside, and down or up, and aligns it anew; what was never photographed is not valid.
 
     Args:
         planes: as for the jitters.
         mesh: float[478, 2], pixels of the crop.
-        head: for crops widened by `MARGIN`.
+        head: `wide_head`.
         rng: 6 to 34 degrees further the way it looks, 60 at most; down by 8 on average.
     """
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)

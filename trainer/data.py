@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, MARGIN, SIZE, Planes, dress, plain, shade, stand_off, trim, turn, valid_of
+from trainer.augment import JITTERS, SIZE, Planes, dress, plain, shade, stand_off, trim, turn, valid_of, wide_head
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
 from trainer.people import person_of
@@ -152,7 +152,7 @@ class Faces(Dataset[Sample]):
                 names = ("crops", "corners", *(("mesh",) if self.turned else ()))
                 plain_arrays = {n: np.load(self.data / f"{n}.npy", mmap_mode="r") for n in names}
                 if self.turned:
-                    self.head = Head(np.load(self.data / "shape.npy"), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+                    self.head = wide_head(np.load(self.data / "shape.npy"))
                 bank = open_bank(self.data)
             except FileNotFoundError as error:
                 raise MissingError(

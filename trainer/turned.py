@@ -17,9 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.augment import MARGIN, SIZE, turn, valid_of
+from trainer.augment import SIZE, turn, valid_of, wide_head
 from trainer.bank import open_bank
-from trainer.heads import Head
 from trainer.parallel import batched, processors, run_jobs
 
 PLANES = {"masked": (SIZE, SIZE, 3), "truth": (SIZE, SIZE, 3), "alpha": (SIZE, SIZE), "valid": (SIZE, SIZE)}
@@ -48,7 +47,7 @@ def draw(job: Job) -> int:
     cv2.setNumThreads(1)
     arrays = {n: np.load(job.data / f"{n}.npy", mmap_mode="r") for n in ("crops", "mesh", "corners")}
     bank = open_bank(job.data)
-    head = Head(np.load(job.data / "shape.npy"), SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)
+    head = wide_head(np.load(job.data / "shape.npy"))
     out = [np.load(folder_of(job.data) / f"{name}.npy", mmap_mode="r+") for name in PLANES]
     for place, (variant, row) in enumerate(job.worn, job.first):
         rng = np.random.default_rng([job.seed, place])

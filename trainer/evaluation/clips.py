@@ -24,7 +24,7 @@ from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.metrics import psnr
 from trainer.evaluation.video import flicker_and_popping, motion, still_masked
 from trainer.masks import draw_mask
-from unmask_rt import models, planes
+from unmask_rt import align, models, planes
 from unmask_rt.errors import UsageError
 from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.frames import Frame, Packet
@@ -126,7 +126,7 @@ def carried(
     rows, columns = np.nonzero(cover > 0.5)
     left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
     box = np.array([[left, top], [right, top], [left, bottom], [right, bottom]], np.float32)
-    places = np.array([moved(box, fit) for fit in fits])  # (N, 4, 2)
+    places = np.array([align.apply(fit, box) for fit in fits], np.float64)  # (N, 4, 2)
     errors, wanted = PULL * np.eye(len(fits)), PULL * places
     for i, where in enumerate(motions):
         alpha = cv2.warpAffine(cover, fits[i], cover.shape[::-1])
@@ -134,17 +134,12 @@ def carried(
         if not len(x):  # the mask has left the picture
             continue
         skin = affine_fit(np.stack([x, y], 1).astype(np.float32), where[y, x])
-        step = moved(places[i], skin) - places[i]
+        step = align.apply(skin, places[i]) - places[i]
         errors[i : i + 2, i : i + 2] += [[1, -1], [-1, 1]]
         wanted[i] -= step
         wanted[i + 1] += step
     settled = np.linalg.solve(errors, wanted.reshape(len(fits), -1)).reshape(places.shape).astype(np.float32)
     return [affine_fit(box, corners) for corners in settled]
-
-
-def moved(points: NDArray[np.floating], transform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points [K, 2] after an affine transform."""
-    return np.asarray(points @ transform[:, :2].T + transform[:, 2])
 
 
 def affine_fit(source: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
