@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import FaceModels
 from tests.fakes import ANCHORS, FakeEngine, face_at, worn_map
-from unmask_rt.frames import Packet
+from unmask_rt.frames import Mode, Packet
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.sources.arrays import frame_of
-from unmask_rt.steady import LONGEST_GAP_S, TIME_S, Steady
+from unmask_rt.steady import LONGEST_GAP_S, TIME_S, Steady, SteadyStage
+from unmask_rt.unmasker import UnmaskerOptions, stages_of
 
 Image = NDArray[np.uint8]
 RATE = 30
@@ -148,8 +151,20 @@ class Blinking(FakeEngine):
         return super().__call__(crop, extra)
 
 
-def reds(stage: InpaintStage, packets: list[Packet]) -> list[int]:
-    return [int(p.patches[0].completed[64, 64, 0]) for packet in packets for p in stage(packet)]
+class Calmed:
+    """The network and what calms it, one after the other."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.inpaint, self.steady = InpaintStage(engine), SteadyStage()
+
+    def __call__(self, packet: Packet) -> Packet:
+        (packet,) = self.inpaint(packet)
+        (packet,) = self.steady(packet)
+        return packet
+
+
+def red(packet: Packet) -> int:
+    return int(packet.patches[0].completed[64, 64, 0])
 
 
 def packets(picture: Image, count: int = 6) -> list[Packet]:
@@ -157,31 +172,44 @@ def packets(picture: Image, count: int = 6) -> list[Packet]:
     return [Packet(frame_of(picture, k), faces=(face,)) for k in range(count)]
 
 
-def test_frames_of_a_video_are_calmed_and_pictures_are_not(astronaut: Image) -> None:
-    video = reds(InpaintStage(Blinking(worn_map(128)), steady=True), packets(astronaut))
+def test_frames_of_a_video_are_calmed(astronaut: Image) -> None:
+    calmed = Calmed(Blinking(worn_map(128)))
+    video = [red(calmed(packet)) for packet in packets(astronaut)]
     assert max(video[3:]) - min(video[3:]) < 12
-    assert reds(InpaintStage(Blinking(worn_map(128))), packets(astronaut)) == [160, 200] * 3
+    plain = InpaintStage(Blinking(worn_map(128)))
+    assert [red(plain(packet)[0]) for packet in packets(astronaut)] == [160, 200] * 3
+
+
+def test_pictures_are_not_calmed(face_models: FaceModels) -> None:
+    found = face_models.face, face_models.finder, face_models.aligner
+    names: dict[Mode, list[str]] = {}
+    for mode in get_args(Mode):
+        stages = stages_of(FakeEngine(worn_map(128)), found, mode, UnmaskerOptions())
+        names[mode] = [stage.name for stage in stages]
+        for stage in stages:
+            stage.close()
+    video = ["find", "inpaint", "steady", "blend"]
+    assert names == {"file": video, "live": video, "still": ["find", "inpaint", "blend"]}
 
 
 def test_a_cut_an_absence_and_a_bare_face_begin_anew(astronaut: Image) -> None:
     for change in ("cut", "absent", "bare"):
         engine = Blinking(worn_map(128))
-        stage, (first, middle, last) = InpaintStage(engine, steady=True), packets(astronaut, 3)
-        before = reds(stage, [first])
-        assert before == [160]
+        calmed, (first, middle, last) = Calmed(engine), packets(astronaut, 3)
+        assert red(calmed(first)) == 160
         if change == "absent":
-            stage(replace(middle, faces=()))
+            calmed(replace(middle, faces=()))
         elif change == "bare":
             engine.mask_map = np.zeros((128, 128), np.uint8)
-            assert reds(stage, [middle]) == [200]
+            assert red(calmed(middle)) == 200
             engine.mask_map = worn_map(128)
             engine.crops.append(engine.crops[0])
         last = replace(last, cut=change == "cut")
-        assert reds(stage, [last]) == [200], change
+        assert red(calmed(last)) == 200, change
 
 
 def test_each_face_has_its_own_memory(astronaut: Image) -> None:
-    stage = InpaintStage(Blinking(worn_map(128)), steady=True)
+    calmed = Calmed(Blinking(worn_map(128)))
     two = (face_at(ANCHORS), face_at(ANCHORS, 2))
-    found = [[int(p.completed[64, 64, 0]) for p in stage(replace(q, faces=two))[0].patches] for q in packets(astronaut)]
+    found = [[int(p.completed[64, 64, 0]) for p in calmed(replace(q, faces=two)).patches] for q in packets(astronaut)]
     assert found == [[160, 200]] * 6, "the engine's colours alternate from face to face"

@@ -1,4 +1,4 @@
-"""The inpaint stage: cuts the aligned crop of each face, lets the engine complete it, and keeps videos calm."""
+"""The inpaint stage: cuts the aligned crop of each face and lets the engine complete it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from engines.base import Engine
 from unmask_rt import align, planes
 from unmask_rt.align import Affine, Image
-from unmask_rt.blend import MAP_THRESHOLD, lower_face, mask_score
+from unmask_rt.blend import lower_face, mask_score
 from unmask_rt.frames import Face, Frame, Packet, Patch
 from unmask_rt.gate import LIKELY, OFF, ON, WORN
-from unmask_rt.steady import Steady
 
 LEAST_SEEN = 0.5
 """Share of mouth and chin that has to be in the picture for the map alone to be believed."""
@@ -39,14 +38,12 @@ class InpaintStage:
 
     Args:
         engine: belongs to whoever made the stage; closing the stage leaves it open.
-        steady: frames follow each other, and what is drawn is averaged over time (`steady.Steady`).
     """
 
     name = "inpaint"
 
-    def __init__(self, engine: Engine, *, steady: bool = False) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._steady: dict[int, Steady] | None = {} if steady else None
         self._size = engine.spec.crop_size
         self._template = np.array(engine.spec.template, np.float32)
 
@@ -61,8 +58,6 @@ class InpaintStage:
             completed, mask_map = self._engine(crop[None])
             score = self._score(packet.frame, face, transform, mask_map[0])
             patches.append(Patch(face, transform, crop, completed[0], mask_map[0], score))
-        if self._steady is not None:
-            patches = self._calmed(self._steady, packet, patches)
         return [replace(packet, patches=tuple(patches))]
 
     def _score(self, frame: Frame, face: Face, transform: Affine, mask_map: Image) -> float:
@@ -75,21 +70,6 @@ class InpaintStage:
         if face.masked is None or face.masked >= WORN or seen_share(frame, transform, self._size) >= LEAST_SEEN:
             return score
         return min(score, (ON + OFF) / 2)
-
-    def _calmed(self, memory: dict[int, Steady], packet: Packet, patches: Sequence[Patch]) -> list[Patch]:
-        """Patches averaged over time, those of faces without any mask as they are; forgets who is not here."""
-        if packet.cut:
-            memory.clear()
-        masked = {patch.face.track for patch in patches if patch.map.max() > MAP_THRESHOLD}
-        for track in memory.keys() - masked:
-            del memory[track]
-        calmed = []
-        for patch in patches:
-            if patch.face.track in masked:
-                steady = memory.setdefault(patch.face.track, Steady())
-                patch = replace(patch, completed=steady(patch.crop, patch.completed, packet.frame.time_s))
-            calmed.append(patch)
-        return calmed
 
     def flush(self) -> Sequence[Packet]:
         return []

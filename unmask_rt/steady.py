@@ -1,4 +1,4 @@
-"""Keeps what is drawn calm from frame to frame: it follows what is seen to move.
+"""The steady stage keeps what is drawn calm from frame to frame: it follows what is seen to move.
 
 A generator that knows one frame at a time invents a slightly other mouth in each. Here its output is averaged over time
 along the optical flow of the aligned input: what moves with the mask, the drawn face does too. The map is not averaged:
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask_rt.align import Image
+from unmask_rt.blend import MAP_THRESHOLD
+from unmask_rt.frames import Packet
 
 SIDE = 128
 """Pixels of the crop's side at which flow is sought; the average is kept in the crop's own."""
@@ -92,3 +95,34 @@ class Steady:
 
 def _small(picture: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+
+
+class SteadyStage:
+    """Patches averaged over time, those of faces without any mask as they are. A thread of its own: the network sets
+    the pace, and would wait for this otherwise."""
+
+    name = "steady"
+
+    def __init__(self) -> None:
+        self._tracks: dict[int, Steady] = {}
+
+    def __call__(self, packet: Packet) -> Sequence[Packet]:
+        """Calms the patches of the next frame; forgets who is not in it, and everybody at a cut."""
+        if packet.cut:
+            self._tracks.clear()
+        masked = {patch.face.track for patch in packet.patches if patch.map.max() > MAP_THRESHOLD}
+        for track in self._tracks.keys() - masked:
+            del self._tracks[track]
+        patches = []
+        for patch in packet.patches:
+            if patch.face.track in masked:
+                steady = self._tracks.setdefault(patch.face.track, Steady())
+                patch = replace(patch, completed=steady(patch.crop, patch.completed, packet.frame.time_s))
+            patches.append(patch)
+        return [replace(packet, patches=tuple(patches))]
+
+    def flush(self) -> Sequence[Packet]:
+        return []
+
+    def close(self) -> None:
+        pass

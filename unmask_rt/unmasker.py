@@ -1,4 +1,4 @@
-"""The whole way of a frame without threads: find, inpaint, blend.
+"""The whole way of a frame without threads: find, inpaint, steady, blend.
 
 with Unmasker() as unmasker:
     finished = unmasker.process(frame)
@@ -17,9 +17,11 @@ from unmask_rt.faces.find import FindStage
 from unmask_rt.frames import Frame, Mode, Packet
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.show import BlendStage, OnMiss
+from unmask_rt.steady import SteadyStage
 from unmask_rt.threads import default_threads
 
 if TYPE_CHECKING:
+    from engines.base import Engine
     from unmask_rt.pipeline import Stage
 
 
@@ -54,6 +56,28 @@ class UnmaskerOptions:
     view: str = "result"
 
 
+def stages_of(
+    engine: Engine, face_models: tuple[bytes, bytes, bytes], mode: Mode, options: UnmaskerOptions
+) -> list[Stage]:
+    """New stages find, inpaint, steady (not for pictures) and blend, for one source; whoever takes them closes them.
+
+    Args:
+        engine: stays open when they are closed.
+        face_models: bytes of ``face_landmarker.task``, ``centerface.onnx`` and ``aligner.onnx``, hash checked.
+        mode: "file" looks ahead up to a second, "live" never waits, "still" takes each frame for a picture.
+        options: max_faces, feather, on_miss and view are used.
+
+    Raises:
+        ModelError: the finder's bytes are no such model.
+    """
+    return [
+        FindStage(*face_models, max_faces=options.max_faces or MAX_FACES[mode], mode=mode),
+        InpaintStage(engine),
+        *([] if mode == "still" else [SteadyStage()]),
+        BlendStage(mode, feather=options.feather, on_miss=options.on_miss, view=options.view),
+    ]
+
+
 class Unmasker:
     """Takes masks off faces.
 
@@ -74,23 +98,9 @@ class Unmasker:
         self._made: dict[Mode, list[Stage]] = {}
 
     def stages(self, mode: Mode) -> list[Stage]:
-        """New stages find, inpaint and blend, for one source; whoever takes them closes them.
-
-        Args:
-            mode: "file" looks ahead up to a second, "live" never waits, "still" takes each frame for a picture.
-        """
-        o = self.options
-        return [
-            FindStage(
-                self._face_model,
-                self._finder_model,
-                self._aligner_model,
-                max_faces=o.max_faces or MAX_FACES[mode],
-                mode=mode,
-            ),
-            InpaintStage(self._engine, steady=mode != "still"),
-            BlendStage(mode, feather=o.feather, on_miss=o.on_miss, view=o.view),
-        ]
+        """New stages for one source (`stages_of`)."""
+        found = self._face_model, self._finder_model, self._aligner_model
+        return stages_of(self._engine, found, mode, self.options)
 
     def process(self, frame: Frame, mode: Literal["live", "still"] = "live") -> Frame:
         """One frame in, the finished frame out.

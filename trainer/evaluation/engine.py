@@ -16,11 +16,8 @@ from trainer.evaluation.options import open_model
 from unmask_rt import models
 from unmask_rt.align import TEMPLATE
 from unmask_rt.errors import UsageError
-from unmask_rt.faces.find import FindStage
 from unmask_rt.frames import Mode
-from unmask_rt.inpaint import InpaintStage
-from unmask_rt.show import BlendStage
-from unmask_rt.unmasker import MAX_FACES, UnmaskerOptions
+from unmask_rt.unmasker import UnmaskerOptions, stages_of
 
 if TYPE_CHECKING:
     from trainer.runs import Restorer
@@ -73,15 +70,10 @@ def open_engine_of(path: Path | None, arguments: argparse.Namespace) -> Engine:
 
 
 def tool_stages(engine: Engine, mode: Mode, *, face_model: Path | None, finder_model: Path | None) -> list[Stage]:
-    """Find, inpaint and blend with the tool's own defaults, for one source; whoever takes them closes them.
+    """The tool's stages with its own defaults, for one source; whoever takes them closes them.
 
     Raises:
         ModelError: a face model is missing or broken.
     """
-    options = UnmaskerOptions()
     found = models.load_face_model(face_model), models.load_finder_model(finder_model), models.load_aligner_model()
-    return [
-        FindStage(*found, max_faces=MAX_FACES[mode], mode=mode),
-        InpaintStage(engine, steady=mode != "still"),
-        BlendStage(mode, feather=options.feather, on_miss=options.on_miss, view="result"),
-    ]
+    return stages_of(engine, found, mode, UnmaskerOptions())
