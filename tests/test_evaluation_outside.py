@@ -19,7 +19,7 @@ from engines import open_engine
 from tests.conftest import FaceModels
 from tests.evaluation_media import write_inputs, write_set
 from trainer.evaluation import evaluate, frames, record
-from trainer.evaluation.clips import affine_fit, carried, lay, measure_clip, through
+from trainer.evaluation.clips import affine_fit, carried, lay, measure_clip, pasted, through
 from trainer.evaluation.frames import measure_frames, pictures
 from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
 from trainer.evaluation.pictures import choose
@@ -120,6 +120,18 @@ def test_a_mask_stands_while_the_face_does_and_stays_where_the_mesh_has_it() -> 
     assert np.allclose(lost, [[1, 0, 500], [0, 1, 0]]), "out of the picture only the mesh counts"
 
 
+def test_a_face_that_is_pasted_on_the_mask_moves_with_it_and_covers_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    outputs = [rng.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(3)]
+    truths = [np.zeros((64, 64, 3), np.uint8)] * 3
+    holes = [np.roll(HOLE, k, 1) for k in range(3)]
+    transforms = [np.array([[1.0, 0, k], [0, 1.0, 0]]) for k in range(3)]
+    found = pasted(outputs, truths, holes, transforms, 1)
+    for k, picture in enumerate(found):
+        assert np.array_equal(picture[holes[k]], np.roll(outputs[1], k - 1, 1)[holes[k]])
+        assert not picture[~holes[k]].any()
+
+
 class Holding:
     """A stage that is always one packet late."""
 
@@ -154,7 +166,7 @@ def test_a_clip_of_a_bare_face_is_measured(tmp_path: Path) -> None:
     engine.close()
     assert found["name"] == "bare" and 4 <= found["frames"] <= 6
     assert found["hole_psnr"] > 15 and found["still_masked"] < 0.2 and 0.3 < found["flicker"] < 5
-    assert 0.2 < found["popping"] < 5
+    assert 0.2 < found["popping"] < 5 and 0.1 < found["pasted"] < 5
     empty = sample.builtin_clip(tmp_path / "x.mp4", seconds=0.05, size=(480, 272), rate=12, masked=False, sound=False)
     with pytest.raises(UsageError, match="no face for two frames"):
         measure_clip(engine, empty, seed=1, face_model=None, finder_model=None)

@@ -10,7 +10,7 @@ through the tool's own stages, as a file does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,24 +46,31 @@ def measure_clip(
     """Flicker, popping, mask left over and hole PSNR of one clip.
 
     Returns:
-        name, frames, flicker, popping, still_masked (mean over frames), hole_psnr (mean over frames, dB).
+        name, frames, flicker, popping, pasted (flicker of one drawn face that is moved with the mask, the mean of
+        three: what is left where nothing that is drawn changes at all), still_masked (mean over frames), hole_psnr
+        (mean over frames, dB).
 
     Raises:
         UsageError: fewer than two frames show a face.
     """
     truths, meshes = shown(path, face_model=models.load_face_model(face_model))
     motions = [motion(a, b) for a, b in pairwise(truths)]
-    masked, holes = wear(truths, meshes, motions, seed=seed)
+    masked, holes, transforms = wear(truths, meshes, motions, seed=seed)
     stages = tool_stages(engine, "file", face_model=face_model, finder_model=finder_model)
-    with closing(stages[0]), closing(stages[2]):
+    with ExitStack() as stack:
+        for stage in stages:
+            stack.enter_context(closing(stage))
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
         outputs = [planes.upright(frame) for frame in through(stages, frames)]
     flicker, popping = flicker_and_popping(outputs, truths, holes, motions)
+    quarters = [len(truths) * k // 4 for k in (1, 2, 3)]
+    stuck = [pasted(outputs, truths, holes, transforms, k) for k in quarters]
     return {
         "name": path.stem,
         "frames": len(truths),
         "flicker": flicker,
         "popping": popping,
+        "pasted": float(np.mean([flicker_and_popping(s, truths, holes, motions)[0] for s in stuck])),
         "still_masked": float(np.mean([still_masked(o, m, h) for o, m, h in zip(outputs, masked, holes, strict=True)])),
         "hole_psnr": float(np.mean([psnr(o, g, h) for o, g, h in zip(outputs, truths, holes, strict=True)])),
     }
@@ -94,17 +101,36 @@ def shown(path: Path, *, face_model: bytes) -> tuple[list[Image], list[NDArray[n
 
 def wear(
     truths: Sequence[Image], meshes: Sequence[NDArray[np.float32]], motions: Sequence[NDArray[np.float32]], *, seed: int
-) -> tuple[list[Image], list[NDArray[np.bool_]]]:
-    """A mask on the face of each frame: masked uint8[H, W, 3] and hole bool[H, W]."""
+) -> tuple[list[Image], list[NDArray[np.bool_]], list[NDArray[np.float64]]]:
+    """A mask on the face of each frame: masked uint8[H, W, 3], hole bool[H, W], and where it is (`carried`)."""
     layer, cover = draw_mask(truths[0], meshes[0], np.random.default_rng(seed), FAMILY)
     fits = [affine_fit(meshes[0], mesh) for mesh in meshes]
     masked: list[Image] = []
     holes: list[NDArray[np.bool_]] = []
-    for picture, transform in zip(truths, carried(cover, fits, motions), strict=True):
+    transforms = carried(cover, fits, motions)
+    for picture, transform in zip(truths, transforms, strict=True):
         m, alpha = lay(picture, layer, cover, transform)
         masked.append(m)
         holes.append(alpha > 0.5)
-    return masked, holes
+    return masked, holes, transforms
+
+
+def pasted(
+    outputs: Sequence[Image],
+    truths: Sequence[Image],
+    holes: Sequence[NDArray[np.bool_]],
+    transforms: Sequence[NDArray[np.float64]],
+    frame: int,
+) -> list[Image]:
+    """The truths with the hole's content of one output in each, moved as the mask is: uint8[H, W, 3]."""
+    found = []
+    for truth, hole, transform in zip(truths, holes, transforms, strict=True):
+        onto = align.compose(transform, align.invert(transforms[frame]))
+        moved = cv2.warpAffine(
+            outputs[frame], onto, truth.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        found.append(np.where(hole[..., None], moved, truth))
+    return found
 
 
 def carried(

@@ -89,13 +89,13 @@ def of_frames(frames: dict[str, Estimate]) -> str:
 
 
 def of_clips(clips: list[dict[str, Any]]) -> str:
-    """One row a clip; flicker and popping 1 are as calm as life."""
+    """One row a clip; flicker and popping 1 are as calm as life, "pasted" is the flicker of one drawn face."""
     rows = []
     for clip in clips:
-        restless = [f"{clip[name]:.2f}" for name in ("flicker", "popping")]
+        restless = [f"{clip[name]:.2f}" for name in ("flicker", "pasted", "popping")]
         rest = [f"{clip['still_masked']:.3f}", f"{clip['hole_psnr']:.2f}"]
         rows.append([clip["name"], str(clip["frames"]), *restless, *rest])
-    return table(["clip", "frames", "flicker", "popping", "still masked", "hole PSNR, dB"], rows)
+    return table(["clip", "frames", "flicker", "pasted", "popping", "still masked", "hole PSNR, dB"], rows)
 
 
 def how_measured(record: Record) -> str:
