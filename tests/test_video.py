@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from typing import Any
 
@@ -12,7 +13,7 @@ import unmask_rt.faces.video as module
 from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Image
 from unmask_rt.faces.look import grey_of
-from unmask_rt.faces.pose import Find, distance, pose_of
+from unmask_rt.faces.pose import Find, difference, distance, pose_of
 from unmask_rt.faces.video import DOUBT, MESH_FRAMES, VideoLooker
 
 
@@ -45,3 +46,28 @@ def test_the_mesh_puts_a_face_right_only_where_the_aligner_is_in_doubt(
     (sight,) = sights.values()
     assert (distance(sight.find.pose, off) < 1e-6) == moved
     assert np.isclose(distance(sight.find.pose, truth), 0.095 if moved else 0.0)
+
+
+@pytest.mark.parametrize(("sure", "degrees", "follows"), [(0.8, 25, False), (0.8, 6, True), (0.9, 25, True)])
+def test_a_face_does_not_tilt_at_once_unless_the_aligner_is_sure(
+    sure: float,
+    degrees: float,
+    follows: bool,
+    masked_astronaut: Image,
+    face_models: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upright = pose_of(sample.astronaut_mesh()[list(MESH_ANCHORS)])
+    tilted = upright.copy()
+    tilted[3] += math.radians(degrees)
+    grey, now = grey_of(masked_astronaut), Find(upright, "aligner", 0.95)
+    monkeypatch.setattr(module, "align_find", lambda *_: now)
+    monkeypatch.setattr(module, "mesh_inside", lambda *_: None)
+    with closing(VideoLooker(face_models.face, face_models.finder, face_models.aligner, 1, live=False)) as looker:
+        for k in range(6):
+            looker(masked_astronaut, grey, k / 30, 20.0)
+        now = Find(tilted, "aligner", sure)
+        ((_, sight),) = looker(masked_astronaut, grey, 6 / 30, 20.0)[0].items()
+    assert (sight.find.found_by == "aligner") == follows, "else flow and the finder have a say"
+    turned = abs(difference(sight.find.pose, upright)[3])
+    assert turned == pytest.approx(math.radians(degrees) if follows else 0, abs=math.radians(4))

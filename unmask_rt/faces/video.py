@@ -7,6 +7,7 @@ confirms one face after the other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,8 @@ TRUST = 0.3
 """How far one look of the finder, 8 % of the eyes' distance off, may pull a face that flow carries smoothly."""
 LEAP = 0.25
 """Change of a face's size (natural logarithm) from one picture to the next that is an error, not motion."""
+TILT = math.radians(12)
+"""The same of its roll, unless the aligner is sure (`CLEARLY`): it may take a profile for a tilted frontal face."""
 ASTRAY, OFF = 0.25, 0.08
 """`distance` of a track from what the finder, and (where the aligner is in doubt) the mesh sees, from which it is put
 right."""
@@ -149,11 +152,11 @@ class VideoLooker:
             now.carried[i] = flowed
 
     def _step(self, now: Picture, expected: Pose, enough: float) -> Find | None:
-        """The aligner's next sight of somebody; None if it is not sure enough, or sees another size all at once."""
+        """The aligner's next sight of somebody; None if it is not sure enough, or sees another size or tilt at once."""
         find = align_find(self._aligner, now.rgb, expected)
-        if find is None or find.confidence < enough or abs(find.pose[2] - expected[2]) > LEAP:
+        if find is None or find.confidence < enough:
             return None
-        return find
+        return None if abs(find.pose[2] - expected[2]) > LEAP or _tilts(find, expected) else find
 
     def _flowed(self, now: Picture, last: Find) -> Pose | None:
         if self._before is None or last.found_by == "held":
@@ -212,25 +215,28 @@ class VideoLooker:
             if coarse.confidence >= CONVINCING and then.time_s > self.tracker.tracks[i].begun_s:
                 self.tracker.confirmed.add(i)
             if i not in now.sights or distance(among[i], coarse.pose) > ASTRAY:
-                find = self._refined(now, then, coarse)
+                flowed = now.carried.get(i)
+                find = self._refined(now, then, coarse, flowed)
                 if i in now.sights and find.found_by == "finder" and i not in strayed:
                     continue
-                flowed = now.carried.get(i)
                 if flowed is not None and find.found_by == "finder":
                     find = Find(mixed(flowed, find.pose, TRUST), "finder", find.confidence)
                 now.sights[i] = Sight(find, None if flowed is None else difference(find.pose, flowed))
         for coarse in strangers:
             if side_of(coarse.pose) >= now.min_side:
-                find = self._refined(now, then, coarse)
+                find = self._refined(now, then, coarse, None)
                 self._welcome(now, find, find.found_by != "finder" or self._looks_again(now, coarse))
 
-    def _refined(self, now: Picture, then: Question, coarse: Find) -> Find:
-        """A find of the finder, carried from the picture that was asked about to now, by whoever sees it better."""
+    def _refined(self, now: Picture, then: Question, coarse: Find, flowed: Pose | None) -> Find:
+        """A find of the finder, carried from the picture that was asked about to now, by whoever sees it better;
+        ``flowed`` is where flow has carried that face, if it has."""
         if then.rgb is not now.rgb:
             carried = follow(then.grey, now.grey, coarse.pose)
             coarse = coarse if carried is None else replace(coarse, pose=carried)
         find = self.align(now.rgb, coarse.pose)
         find = None if find is None else self.align(now.rgb, find.pose)
+        if find is not None and flowed is not None and _tilts(find, flowed):
+            find = None
         return find or mesh_inside(self._mesh, now.rgb, coarse.pose, self._zooms) or coarse
 
     def _looks_again(self, now: Picture, find: Find) -> bool:
@@ -266,7 +272,7 @@ class VideoLooker:
                     del now.sights[i]
                 continue
             alone_s = now.time_s - track.supported_s
-            if i in now.carried and alone_s <= CARRY_S and track.denied < 2:
+            if i in now.carried and alone_s <= CARRY_S and track.denied < DENIED:
                 now.sights[i] = Sight(Find(now.carried[i], "flow", track.last.confidence * 0.97, track.last.masked))
             elif i not in now.carried and alone_s <= HOLD_S:
                 now.sights[i] = Sight(
@@ -298,6 +304,11 @@ class VideoLooker:
             mine = now.sights[track.id].find
             if distance(seen.pose, mine.pose) > (OFF if mine.confidence < DOUBT else ASTRAY):
                 now.sights[track.id] = Sight(seen)
+
+
+def _tilts(find: Find, expected: Pose) -> bool:
+    """Whether the aligner sees a face tilted that was not, and is not sure of it."""
+    return bool(abs(difference(find.pose, expected)[3]) > TILT) and find.confidence < CLEARLY
 
 
 def _inside(pose: Pose, other: Pose) -> bool:
