@@ -73,6 +73,21 @@ def test_islands_away_from_mouth_and_chin_are_left_alone() -> None:
     assert alone.bounds is None and not alone.weight.any()
 
 
+def test_a_coat_that_may_be_mask_is_left_alone_but_for_what_is_near_and_a_strap_is_not() -> None:
+    worn = ellipse((128, 150), (60, 45))
+    coat, strap = np.zeros_like(worn), np.zeros_like(worn)
+    coat[185:, 40:216] = 140
+    cv2.line(strap, (75, 135), (30, 40), 140, 5)
+    weight = blend.region_of(worn | coat | strap, FEATHER).weight
+    assert weight[worn > 0].min() == 1
+    assert (weight[strap > 0] == 1).all(), "to its end, which is far away"
+    below = worn.nonzero()[0].max()
+    assert weight[below + 8, 128] == 1, "what the network is not sure of, beside what it is sure of"
+    assert not weight[below + round(blend.NEAR * S) + 12 :].any()
+    sure = blend.region_of(worn | np.where(coat > 0, 255, 0).astype(np.uint8), FEATHER).weight
+    assert (sure[-24, 60:200] == 1).all(), "a scarf that it is sure of goes with the mask"
+
+
 def test_a_map_of_nothing_and_one_of_everything() -> None:
     assert blend.region_of(np.zeros((S, S), np.uint8), FEATHER).bounds is None
     full = blend.region_of(np.full((S, S), 255, np.uint8), FEATHER)

@@ -27,6 +27,10 @@ Window = tuple[slice, slice]
 
 MAP_THRESHOLD = 64
 """Map value 0..255 from which a pixel counts as mask: low, since a mask pixel that stays is seen at once."""
+SURE, NEAR, STRAP = 200, 0.12, 0.04
+"""Map value from which a pixel is mask for sure, and how far from such ones (share of the crop's side) the others are
+believed, unless they are as narrow as a strap: a coat in the mask's colour is half mask to the network, down to its
+hem."""
 BORDER_SHARE = 0.06
 """Width of the fade at the crop's border, as a share of its side."""
 MINIMUM_WEIGHT = 1 / 128
@@ -63,27 +67,42 @@ def region_of(mask_map: Image, feather: float) -> Region:
     """Where a patch shows.
 
     Everything that the map calls mask shows the patch in full; the feather lies outside of it. Islands that do not
-    touch the mask over mouth and chin are left alone: they are not what the face wears.
+    touch the mask over mouth and chin, and what is uncertain far from where that is sure, are left alone: they are not
+    what the face wears.
 
     Args:
         mask_map: uint8[S, S], probability of mask 0..255.
         feather: width of the soft edge as a share of S.
     """
     size = mask_map.shape[0]
-    hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
-    count, labels = cv2.connectedComponents(hard, connectivity=8, ltype=cv2.CV_16U)
-    if count > 1:
-        core = np.bincount(labels[best_window(mask_map)].ravel(), minlength=count)
-        core[0] = 0
-        hard = (labels == int(core.argmax())).astype(np.uint8) if core.any() else np.zeros_like(hard)
+    window = best_window(mask_map)
+    hard, sure = ((mask_map >= least).astype(np.uint8) for least in (MAP_THRESHOLD, SURE))
+    core = _island(sure, window)
+    if core.any():
+        far = hard & (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) > NEAR * size)
+        if far.any():
+            hard &= 1 - (cv2.dilate(cv2.erode(far, _disc(STRAP * size / 2)), _disc(STRAP * size)) & far)
+    hard = _island(hard, window)
     width = max(1.0, feather * size)
-    reach = round(width * 0.5) + 2
-    grown = cv2.dilate(hard, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
+    grown = cv2.dilate(hard, _disc(round(width * 0.5) + 2))
     weight = cv2.GaussianBlur(grown.astype(np.float32), (0, 0), width * 0.5)
     weight = np.maximum(weight, hard) * border_fade(size)
     weight[weight < MINIMUM_WEIGHT] = 0
     x, y, wide, high = cv2.boundingRect((weight > 0).astype(np.uint8))
     return Region(weight, (x, y, x + wide, y + high) if wide else None)
+
+
+def _disc(radius: float) -> Image:
+    side = 2 * round(radius) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _island(flat: Image, window: Window) -> Image:
+    """Of a map of zeros and ones the connected part that fills most of the window; all zeros where none does."""
+    count, labels = cv2.connectedComponents(flat, connectivity=8, ltype=cv2.CV_16U)
+    within = np.bincount(labels[window].ravel(), minlength=count)
+    within[0] = 0
+    return (labels == int(within.argmax())).astype(np.uint8) if within.any() else np.zeros_like(flat)
 
 
 def lower_face(size: int, grown: float = 1.0) -> Window:
