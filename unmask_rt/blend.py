@@ -75,14 +75,8 @@ def region_of(mask_map: Image, feather: float) -> Region:
         feather: width of the soft edge as a share of S.
     """
     size = mask_map.shape[0]
-    window = best_window(mask_map)
-    hard, sure = ((mask_map >= least).astype(np.uint8) for least in (MAP_THRESHOLD, SURE))
-    core = _island(sure, window)
-    if core.any():
-        far = hard & (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) > NEAR * size)
-        if far.any():
-            hard &= 1 - (cv2.dilate(cv2.erode(far, _disc(STRAP * size / 2)), _disc(STRAP * size)) & far)
-    hard = _island(hard, window)
+    hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
+    hard = _island(hard & (1 - _coat(mask_map)), best_window(mask_map))
     width = max(1.0, feather * size)
     grown = cv2.dilate(hard, _disc(round(width * 0.5) + 2))
     weight = cv2.GaussianBlur(grown.astype(np.float32), (0, 0), width * 0.5)
@@ -92,6 +86,20 @@ def region_of(mask_map: Image, feather: float) -> Region:
     return Region(weight, (x, y, x + wide, y + high) if wide else None)
 
 
+def _coat(mask_map: Image) -> Image:
+    """What may be mask but is too far from where that is sure (`SURE`), and no strap: uint8[S, S] of zeros and ones."""
+    size = mask_map.shape[0] // 2  # at half the side: nobody sees where exactly it ends
+    small = mask_map[::2, ::2]
+    core = _island((small >= SURE).astype(np.uint8), best_window(small))
+    far = (small >= MAP_THRESHOLD) & (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) > NEAR * size)
+    if not core.any() or not far.any():
+        return np.zeros_like(mask_map)
+    thick = cv2.erode(far.astype(np.uint8), _disc(STRAP * size / 2))
+    thick = cv2.dilate(thick, _disc(STRAP * size)) & far
+    return np.asarray(cv2.resize(thick, mask_map.shape[::-1], interpolation=cv2.INTER_NEAREST))
+
+
+@functools.lru_cache(maxsize=8)
 def _disc(radius: float) -> Image:
     side = 2 * round(radius) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
