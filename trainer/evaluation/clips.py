@@ -10,7 +10,7 @@ through the tool's own stages, as a file does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from engines.base import Engine
 from trainer.evaluation.engine import tool_stages
 from trainer.evaluation.metrics import psnr
-from trainer.evaluation.video import flicker_and_popping, motion, still_masked
+from trainer.evaluation.video import TINY, flicker_and_popping, mean_of, motion, still_masked, unrest
 from trainer.masks import draw_mask
 from unmask_rt import align, models, planes
 from unmask_rt.errors import UsageError
@@ -56,21 +56,19 @@ def measure_clip(
     truths, meshes = shown(path, face_model=models.load_face_model(face_model))
     motions = [motion(a, b) for a, b in pairwise(truths)]
     masked, holes, transforms = wear(truths, meshes, motions, seed=seed)
-    stages = tool_stages(engine, "file", face_model=face_model, finder_model=finder_model)
-    with ExitStack() as stack:
-        for stage in stages:
-            stack.enter_context(closing(stage))
+    with tool_stages(engine, "file", face_model=face_model, finder_model=finder_model) as stages:
         frames = (frame_of(picture, i) for i, picture in enumerate(masked))
         outputs = [planes.upright(frame) for frame in through(stages, frames)]
     flicker, popping = flicker_and_popping(outputs, truths, holes, motions)
     quarters = [len(truths) * k // 4 for k in (1, 2, 3)]
-    stuck = [pasted(outputs, truths, holes, transforms, k) for k in quarters]
+    stuck = [mean_of(unrest(pasted(outputs, truths, holes, transforms, k), motions, holes)) for k in quarters]
+    alive = mean_of(unrest(truths, motions, holes))
     return {
         "name": path.stem,
         "frames": len(truths),
         "flicker": flicker,
         "popping": popping,
-        "pasted": float(np.mean([flicker_and_popping(s, truths, holes, motions)[0] for s in stuck])),
+        "pasted": float(np.mean(stuck)) / max(alive, TINY),
         "still_masked": float(np.mean([still_masked(o, m, h) for o, m, h in zip(outputs, masked, holes, strict=True)])),
         "hole_psnr": float(np.mean([psnr(o, g, h) for o, g, h in zip(outputs, truths, holes, strict=True)])),
     }

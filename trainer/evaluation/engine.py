@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +70,18 @@ def open_engine_of(path: Path | None, arguments: argparse.Namespace) -> Engine:
     return RestorerEngine(restorer, hashlib.sha256((path / CHECKPOINT).read_bytes()).hexdigest())
 
 
-def tool_stages(engine: Engine, mode: Mode, *, face_model: Path | None, finder_model: Path | None) -> list[Stage]:
-    """The tool's stages with its own defaults, for one source; whoever takes them closes them.
+@contextmanager
+def tool_stages(
+    engine: Engine, mode: Mode, *, face_model: Path | None, finder_model: Path | None
+) -> Iterator[list[Stage]]:
+    """The tool's stages with its own defaults, for one source; closed at the end.
 
     Raises:
         ModelError: a face model is missing or broken.
     """
     found = models.load_face_model(face_model), models.load_finder_model(finder_model), models.load_aligner_model()
-    return stages_of(engine, found, mode, UnmaskerOptions())
+    stages = stages_of(engine, found, mode, UnmaskerOptions())
+    with ExitStack() as stack:
+        for stage in stages:
+            stack.enter_context(closing(stage))
+        yield stages

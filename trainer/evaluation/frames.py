@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +48,11 @@ def measure_frames(
     Raises:
         UsageError: no picture of these people is in the inputs, or none shows a face.
     """
-    stages = tool_stages(engine, "still", face_model=face_model, finder_model=finder_model)
     rows = []
     console = Console(stderr=True)
     with (
         FaceMesh(models.load_face_model(face_model), max_faces=1, video=False) as mesh,
-        closing(stages[0]),
-        closing(stages[2]),
+        tool_stages(engine, "still", face_model=face_model, finder_model=finder_model) as stages,
     ):
         shown = track(
             pictures(draw, inputs), "frames", len(draw.rows), console=console, disable=not console.is_terminal

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,10 @@ def measure_photos(
         UsageError: the folder is no such set.
     """
     labelled = {kind: read_labels(folder / f"{kind}.json") for kind in KINDS}
-    find, inpaint, blend = tool_stages(engine, "still", face_model=face_model, finder_model=finder_model)
     aligner = Aligner(models.load_aligner_model())
     counted: dict[str, list[float]] = defaultdict(list)
     console = Console(stderr=True)
-    with closing(find), closing(inpaint), closing(blend):
+    with tool_stages(engine, "still", face_model=face_model, finder_model=finder_model) as (find, inpaint, blend):
         for kind in KINDS:
             source = PictureSource(folder / kind)
             for frame in track(source, kind, len(source.paths), console=console, disable=not console.is_terminal):

@@ -12,7 +12,8 @@ Image = NDArray[np.uint8]
 
 STILL_MASKED = 6.0
 """Mean change of a pixel, in levels of 255, below which it is still the mask's."""
-_TINY = 1e-6
+TINY = 1e-6
+"""Least that is divided by: a truth that stands still has no unrest."""
 
 
 def motion(earlier: Image, later: Image) -> NDArray[np.float32]:
@@ -63,8 +64,8 @@ def flicker_and_popping(
     if len(truths) < 2:
         raise ValueError("flicker needs two pictures at least")
     found, wanted = (unrest(pictures, motions, holes) for pictures in (outputs, truths))
-    flicker = mean_of(found) / max(mean_of(wanted), _TINY)
-    return flicker, greatest_step(found) / max(greatest_step(wanted), _TINY)
+    flicker = mean_of(found) / max(mean_of(wanted), TINY)
+    return flicker, greatest_step(found) / max(greatest_step(wanted), TINY)
 
 
 def mean_of(steps: NDArray[np.float64]) -> float:
@@ -76,7 +77,7 @@ def mean_of(steps: NDArray[np.float64]) -> float:
 def greatest_step(steps: NDArray[np.float64]) -> float:
     """The greatest of the steps of `unrest` over their median; 1 where nothing moves."""
     means = steps[:, 0] / np.maximum(steps[:, 1], 1.0)
-    return float((means.max() + _TINY) / (np.median(means) + _TINY))
+    return float((means.max() + TINY) / (np.median(means) + TINY))
 
 
 def still_masked(output: Image, masked: Image, hole: NDArray[np.bool_]) -> float:
