@@ -20,6 +20,7 @@ from trainer.evaluation.figures import Estimate
 from trainer.evaluation.measure import Judges, measure
 from trainer.evaluation.pictures import BASELINES, choose
 from trainer.evaluation.record import Record, Result, record_of
+from trainer.tfjs import Published
 from unmask_rt.errors import MissingError, ModelError, UsageError
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
@@ -171,10 +172,10 @@ def test_worst_and_best_are_sorted(data: Path, models: Path, monkeypatch: pytest
 def test_a_missing_descriptor_is_said_and_left_out(
     data: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(folder: Path | None) -> tuple[bytes, bytes]:
+    def missing(self: Published, folder: Path | None) -> tuple[bytes, bytes]:
         raise ModelError("The face descriptor could not be fetched: offline", "Connect.")
 
-    monkeypatch.setattr(identity, "load_weights", missing)
+    monkeypatch.setattr(Published, "load", missing)
     words = (models / "idle.onnx", "--data", data, "--count", 1, "--features", "none", "--workers", 0)
     assert call(evaluate, *words) == 0
     assert "left out: The face descriptor could not be fetched: offline" in capsys.readouterr().out

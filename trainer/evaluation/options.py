@@ -85,10 +85,10 @@ def open_judges(arguments: argparse.Namespace, notes: list[str]) -> Judges:
     if arguments.no_identity:
         notes.append("Identity and Frechet face distance were left out: --no-identity.")
     else:
-        from trainer.evaluation.identity import MIN_FRECHET, FaceDescriptor, load_weights
+        from trainer.evaluation.identity import MIN_FRECHET, PUBLISHED, FaceDescriptor
 
         try:
-            descriptor = FaceDescriptor(*load_weights(arguments.descriptor)).to(arguments.device)
+            descriptor = FaceDescriptor(*PUBLISHED.load(arguments.descriptor)).to(arguments.device)
         except ModelError as error:
             if arguments.descriptor is not None:
                 raise

@@ -39,8 +39,9 @@ NOISE = 0.02
 class Realtime(System):
     """Options: ``learning_rate``, ``discriminator_learning_rate``, ``betas`` and ``discriminator_betas``, ``backbone``
     of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never), ``critic``
-    (width of the discriminators), ``loss`` with l1_hole, l1_rest, ssim, perceptual, stability (these three are not
-    computed if they weigh 0), adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
+    (width of the discriminators), ``loss`` with l1_hole, l1_rest, ssim, perceptual, face (features of a
+    network that knows faces, `faceres`), stability (these four are not computed if they weigh 0), adversarial and
+    matching; ``widths`` and ``map_widths`` of smaller networks.
     """
 
     def __init__(self, options: dict[str, object], size: int) -> None:
@@ -66,6 +67,8 @@ class Realtime(System):
             "discriminators": self.adam("discriminator", "whole", **betas),
         }
         self.frozen = {"perceptual": losses.Perceptual(self.options["backbone"])}
+        if self.options["loss"]["face"]:
+            self.frozen["face"] = losses.Perceptual("faceres")
 
     def phase(self, progress: float) -> bool:
         return progress >= self.options["gan_from"]
@@ -100,6 +103,9 @@ class Realtime(System):
         if weights["perceptual"]:
             with self.autocast():
                 terms["perceptual"] = self.frozen["perceptual"](*halves[:2]).float()
+        if weights["face"]:
+            with self.autocast():
+                terms["face"] = self.frozen["face"](composite, truth).float()
         if weights["stability"]:
             terms["stability"] = self.unsteadiness(edit, x, alpha, raw, wide)
         figures: Figures = {}
