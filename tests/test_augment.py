@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training_media import crop_mesh, head_shape
-from trainer.augment import MARGIN, SIZE, dress, loose, shade, stand_off, trim, turn, wide_head
+from trainer.augment import MARGIN, SIZE, colour_in, dress, loose, shade, stand_off, trim, turn, wide_head
 from trainer.heads import yaw_of
 from unmask_rt.align import MESH_ANCHORS, TEMPLATE
 
@@ -85,12 +85,29 @@ def test_a_strip_lies_along_one_edge_of_the_mask(worn: tuple[np.ndarray, np.ndar
     assert 20 < above < 40, "mostly the upper one"
 
 
+def test_patches_of_other_colours_stay_on_the_mask_and_take_what_is_around_it(
+    worn: tuple[np.ndarray, np.ndarray],
+) -> None:
+    picture, alpha = worn
+    shares, skin = [], 0
+    for seed in range(40):
+        printed = colour_in(picture, alpha, np.random.default_rng(seed))
+        changed = (np.abs(printed.astype(int) - picture) > 3).any(2)
+        assert not changed[alpha == 0].any()
+        shares.append(changed[alpha == 255].mean())
+        close = np.abs(printed[changed].astype(int) - SKIN).max(1, initial=0) < 40
+        skin += np.count_nonzero(close) > 200
+    assert min(shares) < 0.15 and 0.3 < np.mean(shares) < 0.7 and max(shares) > 0.8
+    assert 10 < skin < 40, "often a field as the skin beside it, not always"
+
+
 def test_without_a_mask_nothing_stands_off_and_nothing_is_shaded() -> None:
     picture, alpha = np.full((SIZE, SIZE, 3), SKIN, np.uint8), np.zeros((SIZE, SIZE), np.uint8)
     rng = np.random.default_rng(0)
     masked, cover = stand_off(picture, alpha, rng)
     assert (masked == picture).all() and not cover.any()
     assert (shade(picture, alpha, rng) == picture).all() and (trim(picture, alpha, rng) == picture).all()
+    assert (colour_in(picture, alpha, rng) == picture).all()
 
 
 def test_loose_crops_move_further(worn: tuple[np.ndarray, np.ndarray]) -> None:

@@ -369,8 +369,8 @@ def test_some_masked_pictures_are_spoilt_and_their_truth_never(
 
 @pytest.mark.parametrize(
     "options",
-    [{"bare": 0.2}, {"dressed": 0.1}, {"shaded": 0.1}, {"trimmed": 0.1}, {"jitter": "loose"}, {"jitter": "none"},
-     {"jitter": "pix2pix"}, {"real": Path("labels"), "real_share": 0.3}],
+    [{"bare": 0.2}, {"dressed": 0.1}, {"shaded": 0.1}, {"trimmed": 0.1}, {"coloured": 0.1},
+     {"jitter": "loose"}, {"jitter": "none"}, {"jitter": "pix2pix"}, {"real": Path("labels"), "real_share": 0.3}],
 )  # fmt: skip
 def test_other_samples_are_refused_before_anything_is_drawn(
     marked: Path, heads: list[list[tuple[int, int]]], options: dict[str, Any]

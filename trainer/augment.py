@@ -135,6 +135,41 @@ def trim(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np
     return np.clip(picture + (colour - picture) * cover + 0.5, 0, 255).astype(np.uint8)
 
 
+def colour_in(picture: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Some large patches of a mask in other colours, often in those of the hair, the skin or the wall beside it.
+
+    A print of which one field has the colour of the hair next to it is no lock of hair; what tells them apart is that
+    the field ends where the mask does. Light and folds of the mask stay.
+
+    Args:
+        picture: uint8[256, 256, 3], an aligned crop.
+        alpha: uint8[256, 256], the coverage of the mask in it.
+        rng: of fields and colours.
+    """
+    covered = alpha > 200
+    if np.count_nonzero(covered) < 500:
+        return picture
+    rows, columns = np.nonzero(covered)
+    count = int(rng.integers(3, 14))
+    seeds = rng.integers(0, len(rows), count)
+    bend = [value_noise(rng, (SIZE, SIZE), (5, 5)) * rng.uniform(0, 30) for _ in range(2)]
+    x, y = np.arange(SIZE, dtype=np.float32) + bend[0], np.arange(SIZE, dtype=np.float32)[:, None] + bend[1]
+    stretch = rng.uniform(0.5, 2.0)
+    far = np.stack([(x - columns[i]) ** 2 + stretch * (y - rows[i]) ** 2 for i in seeds])
+    field = np.argmin(far, 0)
+    around = picture[(alpha < 5) & (np.arange(SIZE)[:, None] < rows.max())]
+    colours = np.zeros((count, 3), np.float32)
+    for i in range(count):
+        near = len(around) and rng.random() < 0.5
+        colours[i] = around[rng.integers(len(around))] + rng.normal(0, 8, 3) if near else any_colour(rng) * 255
+    changed = (rng.random(count) < rng.uniform(0.15, 0.8))[field].astype(np.float32)
+    light = picture.astype(np.float32).mean(2)
+    relief = np.clip(light / max(float(np.median(light[covered])), 8), 0.3, 1.8)[..., None]
+    cover = cv2.GaussianBlur(changed, (0, 0), float(rng.uniform(0.5, 1.5))) * (alpha / np.float32(255))
+    print_ = colours[field] * relief ** rng.uniform(0.3, 1.0)
+    return np.clip(picture + (print_ - picture) * cover[..., None] + 0.5, 0, 255).astype(np.uint8)
+
+
 def wide_head(shape: np.ndarray) -> Head:
     """The head of a prepared set's ``shape.npy`` as `turn` takes it: for crops widened by `MARGIN`."""
     return Head(shape, SIZE + 2 * MARGIN, 1 + 2 * MARGIN / SIZE, SIZE)

@@ -23,7 +23,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import JITTERS, SIZE, Planes, dress, plain, shade, stand_off, trim, turn, valid_of, wide_head
+from trainer.augment import (
+    JITTERS,
+    SIZE,
+    Planes,
+    colour_in,
+    dress,
+    plain,
+    shade,
+    stand_off,
+    trim,
+    turn,
+    valid_of,
+    wide_head,
+)
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
 from trainer.people import person_of
@@ -96,6 +109,7 @@ class Faces(Dataset[Sample]):
         dressed: share of samples with clothes drawn over neck and chin (`dress`). For the map module only.
         shaded: share of masked samples with a shadow on neck and clothes (`shade`). For the map module only.
         trimmed: share of masked samples whose mask has a strip of another colour (`trim`). For the map module only.
+        coloured: share of masked samples with patches of other colours (`colour_in`). For the map module only.
         stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
         turned: share of samples whose head is turned further aside and down (`heads.Head`).
         without: families of masks that never come, held out for measuring.
@@ -122,6 +136,7 @@ class Faces(Dataset[Sample]):
         dressed: float = 0.0,
         shaded: float = 0.0,
         trimmed: float = 0.0,
+        coloured: float = 0.0,
         stood_off: float = 0.0,
         turned: float = 0.0,
         without: Sequence[str] = (),
@@ -135,7 +150,13 @@ class Faces(Dataset[Sample]):
             raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
         self.data, self.seed, self.size, self.augment = data, seed, size, augment
         self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
-        self.shaded, self.trimmed, self.stood_off, self.turned = shaded, trimmed, stood_off, turned
+        self.shaded, self.trimmed, self.coloured, self.stood_off, self.turned = (
+            shaded,
+            trimmed,
+            coloured,
+            stood_off,
+            turned,
+        )
         self.head: Head | None = None
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
@@ -222,6 +243,8 @@ class Faces(Dataset[Sample]):
             masked, alpha = stand_off(masked, alpha, rng)
         if rng.random() < self.dressed and (bare or arrays["family"][variant, row] != NAMES.index("gaiter")):
             masked = dress(masked, alpha, rng)
+        if not bare and rng.random() < self.coloured:
+            masked = colour_in(masked, alpha, rng)
         if not bare and rng.random() < self.trimmed:
             masked = trim(masked, alpha, rng)
         if not bare and rng.random() < self.shaded:

@@ -7,7 +7,7 @@ A preset is a TOML file in ``presets/`` or anywhere else:
     epochs          how long it is trained where the command line does not say it
     [sources]       how often each source of faces is drawn
     [data]          jitter ("camera", "loose", "pix2pix", "none"), input_half, and what `data.Faces` takes: bare,
-                    dressed, shaded, trimmed, stood_off, turned, real_share, without
+                    dressed, shaded, trimmed, coloured, stood_off, turned, real_share, without
     [[stage]]       name, system, batch, share (of the pictures), and the system's own options; stages run in order
 
 Keys of a stage that every system has: ``size`` and ``data`` (instead of the preset's), ``time_share`` (of the minutes;
@@ -31,7 +31,19 @@ FOLDER = Path(__file__).parent / "presets"
 WEIGHTS = ("sources", "people")
 """Tables of how often something is drawn: by source, and by what is told of a person."""
 TOP = {"title", "source", "seed", "size", "epochs", "auto_resume", "checkpoint_epochs", *WEIGHTS, "data", "stage"}
-DATA = {"jitter", "bare", "dressed", "shaded", "trimmed", "stood_off", "turned", "real_share", "without", "input_half"}
+DATA = {
+    "jitter",
+    "bare",
+    "dressed",
+    "shaded",
+    "trimmed",
+    "coloured",
+    "stood_off",
+    "turned",
+    "real_share",
+    "without",
+    "input_half",
+}
 COMMON: dict[str, Any] = {"size": 0, "time_share": 0.0, "schedule": "constant", "ema": 0.0, "clip": 0.0, "data": {}}
 """Keys that any stage may leave out, and what that means (0: as the preset, or as the share)."""
 
