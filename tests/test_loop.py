@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from tests.training_media import tiny_file, tiny_preset, write_set
+from tests.training_media import raw_preset, tiny_file, tiny_preset, write_set
 from trainer import checkpoint, cli, resident
+from trainer import preset as presets
 from trainer.checkpoint import Checkpoint
 from trainer.loop import Settings, train
 from trainer.preset import Preset
@@ -25,6 +26,7 @@ from trainer.processes import Place, joined, pick_device
 from trainer.schedule import Budget
 from trainer.systems.base import average_gradients
 from trainer.systems.pix2pix import Pix2Pix
+from trainer.tfjs import Published
 from trainer.work import StageWork, seed_all
 from unmask_rt.errors import ExtraError, MissingError, ModelError, SinkError, UnmaskError, UsageError
 
@@ -265,6 +267,24 @@ def test_minutes_follow_the_clock(data: Path, tmp_path: Path) -> None:
 
 
 # ---- what goes wrong
+
+
+def test_what_cannot_be_fetched_is_said_before_anything_is_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_preset("realtime")
+    for stage in raw["stage"][1:]:
+        stage["loss"]["face"] = 1.0
+
+    def offline(self: Published, folder: Path | None = None) -> tuple[bytes, bytes]:
+        raise ModelError("The face network could not be fetched: offline", self.instead)
+
+    monkeypatch.setattr(Published, "load", offline)
+    wanting = presets.check("realtime", raw)
+    with pytest.raises(ModelError, match="offline"):
+        go(wanting, data, tmp_path / "r", 10)
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()
+    assert go(wanting, data, tmp_path / "map", 1, stages=("map",)), "the map module needs no such network"
 
 
 @pytest.mark.parametrize("where", ["figure", "weight"])

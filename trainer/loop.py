@@ -140,6 +140,8 @@ class Run:
             if at not in names:
                 raise UsageError(f"{self.folder} stands at the stage {at!r}, which is not among {', '.join(names)}")
             first = names.index(at)
+        for stage in self.stages[first:]:
+            SYSTEMS[stage.system].fetch(stage.options)
         for number in range(first, len(self.stages)):
             work = StageWork(self, number, recorder)
             if not work.train(interrupt):

@@ -70,6 +70,16 @@ class System(ABC):
         """Networks of earlier stages that this one uses; their weights are filled in later."""
         return {}
 
+    @classmethod
+    def fetch(cls, options: dict[str, Any]) -> None:
+        """Fetches what a stage with these options looks through, where it comes over the network: called before the
+        first stage is trained, so that what cannot be had is known then.
+
+        Raises:
+            ModelError: there is no way to get it.
+        """
+        return
+
     @abstractmethod
     def prepare(self) -> None:
         """Makes ``optimizers`` (and ``frozen``), once, before the first step."""

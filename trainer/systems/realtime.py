@@ -12,12 +12,13 @@ the Robustness of Deep Neural Networks via Stability Training", CVPR 2016, with 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer import losses
+from trainer import faceres, losses
 from trainer.data import Batch
 from trainer.networks.realtime import EditNet, MapNet, PatchGan, complete, cut, match_seam, up2
 from trainer.systems.base import Figures, System
@@ -44,7 +45,7 @@ class Realtime(System):
     matching; ``widths`` and ``map_widths`` of smaller networks.
     """
 
-    def __init__(self, options: dict[str, object], size: int) -> None:
+    def __init__(self, options: dict[str, Any], size: int) -> None:
         if size not in (128, 256):
             raise UsageError(
                 f"the realtime networks have no size {size}", "Use 128 (inner network) or 256 (the whole)."
@@ -59,6 +60,11 @@ class Realtime(System):
 
     def build_inherited(self) -> dict[str, nn.Module]:
         return {"map": MapNet(self.options["map_widths"]) if "map_widths" in self.options else MapNet()}
+
+    @classmethod
+    def fetch(cls, options: dict[str, Any]) -> None:
+        if options["loss"]["face"]:
+            faceres.PUBLISHED.load()
 
     def prepare(self) -> None:
         betas = {"key": "discriminator_learning_rate", "betas": "discriminator_betas"}
