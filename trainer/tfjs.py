@@ -106,9 +106,8 @@ def entries(weights: bytes, names: bytes) -> dict[str, Tensor]:
         names: a layers model's manifest, or a graph model's JSON with one in it.
     """
     told, found, offset = json.loads(names), {}, 0
-    for entry in (
-        e for group in (told["weightsManifest"] if isinstance(told, dict) else told) for e in group["weights"]
-    ):
+    groups = told["weightsManifest"] if isinstance(told, dict) else told
+    for entry in (entry for group in groups for entry in group["weights"]):
         how, count = entry.get("quantization", {}), int(np.prod(entry["shape"]))
         kind = np.dtype(how.get("dtype", entry["dtype"])).newbyteorder("<")
         values = np.frombuffer(weights, kind, count, offset).astype(np.float32)
