@@ -127,11 +127,12 @@ def test_turned_heads_are_turned_and_their_points_move_along(turned: Path) -> No
 def test_a_head_turned_by_nothing_stays_as_it_is(tiny_set: TinySet, loose: Path) -> None:
     head = heads.Head(np.load(loose / "shape.npy"), data.SIZE, data.ZOOM)
     to_loose, mesh = np.load(loose / "to_loose.npy")[0], np.load(tiny_set.data / "mesh.npy")[0].astype(np.float32)
-    map_x, map_y, points, yaw, moved = head.turned(apply(to_loose, mesh), 0.0, 0.0)
+    turned = head.turned(apply(to_loose, mesh), 0.0, 0.0)
     columns, rows = np.meshgrid(np.arange(data.SIZE), np.arange(data.SIZE))
-    assert np.abs(map_x - columns).mean() < 0.6 and np.abs(map_y - rows).mean() < 0.6
-    assert np.abs(points - np.load(loose / "points.npy")[0]).max() < 0.6
-    assert abs(yaw - np.load(loose / "yaw.npy")[0]) < 0.5 and np.abs(moved - np.eye(2, 3)).max() < 0.5
+    assert np.abs(turned.map_x - columns).mean() < 0.6 and np.abs(turned.map_y - rows).mean() < 0.6
+    assert np.abs(turned.points - np.load(loose / "points.npy")[0]).max() < 0.6
+    assert abs(turned.yaw - np.load(loose / "yaw.npy")[0]) < 0.5 and np.abs(turned.moved - np.eye(2, 3)).max() < 0.5
+    assert turned.head[data.SIZE // 2, data.SIZE // 2] and 0.1 < turned.head.mean() < 0.9
 
 
 def test_the_loss_falls_with_the_error_and_ignores_unknown_points() -> None:

@@ -7,18 +7,23 @@ Large Poses: A 3D Solution", CVPR 2016).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from unmask_rt.align import MESH_ANCHORS, TEMPLATE, Affine, Points, apply, invert, similarity
 from unmask_rt.errors import ModelError
+from unmask_rt.faces.look import BOX_HIGH
 
 CROP = 256
 """Side of the prepared crops."""
 ANCHORS_NOSE = (*MESH_ANCHORS, 4)
 """The anchors and the nose tip in the mesh."""
 MAX_GROWN = 1.5
+PROFILE = 62.0
+"""Degrees from which a head is placed by its box, as the runtime places profiles: its eyes say little of its size."""
 _SHAPE_FACES = 160
 OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
@@ -91,6 +96,26 @@ def yaw_of(mesh: Points, shape: NDArray[np.float64]) -> float:
     return float(np.degrees(np.arctan2(-across[2], forward[2])))
 
 
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A picture of a head that has been turned further, as it is to be drawn.
+
+    Attributes:
+        map_x, map_y: float32[out, out] for `cv2.remap`, from the picture as it was.
+        head: bool[out, out], where the head is; what is beside it has only moved along.
+        points: `ANCHORS_NOSE` in the new picture, float32[7, 2].
+        yaw: degrees that the head is turned now.
+        moved: how the background has moved, from the old picture to the new one.
+    """
+
+    map_x: NDArray[np.float32]
+    map_y: NDArray[np.float32]
+    head: NDArray[np.bool_]
+    points: Points
+    yaw: float
+    moved: Affine
+
+
 class Head:
     """The mean head with its surroundings, and the triangles between its points.
 
@@ -115,19 +140,13 @@ class Head:
         flat = self.points[:, :2] * size / zoom + (size / 2, size / 2 + 0.04 * size)
         self.triangles = triangles_of(np.vstack([flat, self.still]))
 
-    def turned(
-        self, mesh: Points, yaw_deg: float, pitch_deg: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Points, float, Affine]:
-        """Maps for `cv2.remap` from a picture to one of the head turned further, aligned as the tool would align it.
+    def turned(self, mesh: Points, yaw_deg: float, pitch_deg: float) -> Turned:
+        """How to draw the head of a picture turned further, aligned as the tool would align it.
 
         Args:
             mesh: float[478, 2], pixels of the picture.
             yaw_deg: how much further to the picture's right.
             pitch_deg: how much further down.
-
-        Returns:
-            map_x, map_y float32[out, out]; `ANCHORS_NOSE` in the new picture, float32[7, 2]; its yaw in degrees; and
-            how the background has moved.
         """
         camera = np.linalg.lstsq(self.shape, mesh - mesh.mean(axis=0), rcond=None)[0].T
         u, size, vt = np.linalg.svd(camera, full_matrices=False)
@@ -142,19 +161,32 @@ class Head:
         place = np.vstack([mesh, before[len(mesh) :, :2] + mesh.mean(axis=0)])
         moved = place + (after - before)[:, :2]
         yaw = yaw_of(moved[: len(mesh)].astype(np.float32), self.shape)
-        side = self.size / (self.zoom * float(grown(yaw)))
-        target = (TEMPLATE - 0.5) * side + (self.out - 1) / 2
-        to_new = similarity(moved[list(MESH_ANCHORS)].astype(np.float32), target.astype(np.float32))
+        to_new = self._placed(moved[: len(mesh)].astype(np.float32), yaw)
         deep = np.concatenate([after[:, 2], np.full(len(self.still), 9 * scale)])
         source = np.vstack([place, self.still])
         goal = apply(to_new, np.vstack([moved, self.still]).astype(np.float32)).astype(np.float64)
-        map_x, map_y = self._painted(source, goal, deep, invert(to_new))
-        return map_x, map_y, goal[list(ANCHORS_NOSE)].astype(np.float32), yaw, to_new
+        map_x, map_y, head = self._painted(source, goal, deep, invert(to_new))
+        return Turned(map_x, map_y, head, goal[list(ANCHORS_NOSE)].astype(np.float32), yaw, to_new)
+
+    def _placed(self, mesh: Points, yaw: float) -> Affine:
+        """Where the tool would cut the crop: by the anchors, a profile by its box (`unmask_rt.faces.look`)."""
+        side, middle = self.size / self.zoom, (self.out - 1) / 2
+        if abs(yaw) <= PROFILE:
+            target = (TEMPLATE - 0.5) * side / grown(yaw) + middle
+            return similarity(mesh[list(MESH_ANCHORS)], target.astype(np.float32))
+        low, high, eyes = mesh.min(axis=0), mesh.max(axis=0), mesh[list(MESH_ANCHORS[:4])].mean(axis=0)
+        scale = side * BOX_HIGH / float(high[1] - low[1])
+        at = np.array([(eyes[0] + (low[0] + high[0]) / 2) / 2, eyes[1]])
+        goal = (TEMPLATE.mean(axis=0) - 0.5) * side + middle
+        return np.hstack([np.eye(2) * scale, (goal - at * scale)[:, None]])
 
     def _painted(
         self, source: np.ndarray, goal: np.ndarray, deep: np.ndarray, back: Affine
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Where each pixel of the new crop comes from; what no triangle covers lies where the crop's move puts it."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Where each pixel of the new crop comes from, and whether it is of the head.
+
+        What no triangle covers lies where the crop's move puts it.
+        """
         corners = goal[self.triangles]  # (T, 3, 2)
         (x1, y1), (x2, y2) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
         facing = x1 * y2 - x2 * y1
@@ -171,7 +203,9 @@ class Head:
         found = np.einsum("hwk,hwkc->hwc", places, affine[owner])
         plain = places @ back.T
         both = np.where(owner[..., None] >= 0, found, plain).astype(np.float32)
-        return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1])
+        of_head = np.asarray((self.triangles < len(self.points)).all(axis=1), np.bool_)
+        head = (owner >= 0) & of_head[owner]
+        return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1]), head
 
 
 def triangles_of(points: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -78,12 +78,12 @@ def cases(data: Path, loose: Path, count: int, seed: int = 1) -> list[Case]:
         pair = picture, blend(picture, mask[..., :3], mask[..., 3])
         mesh = apply(arrays["to_loose"][row], np.asarray(meshes[row], np.float32))
         way = (np.sign(yaw) or 1.0) * rng.uniform(15, 40)
-        map_x, map_y, where, now, _ = head.turned(mesh, float(way), float(rng.normal(0, 8)))
+        turned = head.turned(mesh, float(way), float(rng.normal(0, 8)))
         for k, face in enumerate(pair):
             group = "turned" if abs(yaw) >= TURNED else "frontal"
             found.append(_case(face, points, yaw, bool(k), clear, group))
-            further = cv2.remap(face, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            found.append(_case(np.asarray(further), where, now, bool(k), clear, "drawn"))
+            further = cv2.remap(face, turned.map_x, turned.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            found.append(_case(np.asarray(further), turned.points, turned.yaw, bool(k), clear, "drawn"))
     return found
 
 

@@ -52,7 +52,7 @@ def turn_all(data: Path, loose: Path, out: Path, count: int, most: float = 62.0,
         yaw = float(stored["yaw"][row])
         way = np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0])
         further = float(np.clip(rng.uniform(10, 0.62 * most), 0, max(most - abs(yaw), 5)))
-        map_x, map_y, where, now, moved = head.turned(mesh, way * further, float(rng.normal(0, 10)))
+        turned = head.turned(mesh, way * further, float(rng.normal(0, 10)))
         variant = int(rng.integers(2))
         mask = cv2.warpAffine(
             np.asarray(stored["masks"][variant, row]),
@@ -62,8 +62,9 @@ def turn_all(data: Path, loose: Path, out: Path, count: int, most: float = 62.0,
         )
         dressed = blend(picture, mask[..., :3], mask[..., 3])
         for k, face in ((i, picture), (count + i, dressed)):
-            pictures[k] = cv2.remap(face, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            points[k], yaws[k], corners[k] = where, now, apply(moved, stored["corners"][row])
+            pictures[k] = cv2.remap(face, turned.map_x, turned.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            points[k], yaws[k] = turned.points, turned.yaw
+            corners[k] = apply(turned.moved, stored["corners"][row])
         certain[count + i] = float(NAMES[stored["family"][variant, row]] not in UNCLEAR)
     pictures.flush()
     arrays = {
