@@ -33,13 +33,12 @@ from trainer.augment import (
     shade,
     stand_off,
     trim,
-    turn,
     valid_of,
-    wide_head,
 )
 from trainer.bank import NAMES, open_bank
 from trainer.heads import Head
 from trainer.people import person_of
+from trainer.turning import turn, wide_head
 from unmask_rt.errors import MissingError, UsageError
 
 Sample = tuple[np.ndarray, ...]

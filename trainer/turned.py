@@ -1,7 +1,7 @@
 """Prepared faces turned further aside and down than they were photographed, drawn once for `resident`.
 
     DATA/bank/turned/rows.npy               int64[T, 2]            the masks they wear, and the faces they are of
-    DATA/bank/turned/masked.npy, truth.npy  uint8[T, 256, 256, 3]  what `augment.turn` makes of them
+    DATA/bank/turned/masked.npy, truth.npy  uint8[T, 256, 256, 3]  what `turning.turn` makes of them
     DATA/bank/turned/alpha.npy, valid.npy   uint8[T, 256, 256]
 
 Turning a head costs more than all the rest of a sample, so it happens ahead, too. The heads lie in the bank's folder:
@@ -17,9 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.augment import SIZE, turn, valid_of, wide_head
+from trainer.augment import SIZE, valid_of
 from trainer.bank import open_bank
 from trainer.parallel import batched, processors, run_jobs
+from trainer.turning import turn, wide_head
 
 PLANES = {"masked": (SIZE, SIZE, 3), "truth": (SIZE, SIZE, 3), "alpha": (SIZE, SIZE), "valid": (SIZE, SIZE)}
 FACES_A_JOB = 64
