@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from tests.evaluation_media import SPLITS, aligned_astronaut, write_set
+from tests.training_media import head_shape
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import psnr
 from trainer.evaluation.pictures import BASELINES, EVERY, Drawer, at_size, cases, choose
+from trainer.heads import yaw_of
 from trainer.masks import GROUPS
 from trainer.people import person_of
 from unmask_rt.errors import UsageError
@@ -48,6 +51,7 @@ def test_a_source_held_out_of_a_training_is_measured_whole(data: Path) -> None:
         ({"families": "beard"}, "beard"),
         ({"families": "cup", "without": "cup"}, "no family"),
         ({"count": 0}, "--count 0"),
+        ({"profiles": True}, "--profiles: .* has no shape.npy"),
         ({"data": Path("nowhere")}, "nowhere is no prepared set"),
     ],
 )
@@ -94,6 +98,20 @@ def test_families_can_be_held_to(data: Path) -> None:
     draw = choose(data, "test", 6, 5, "geometric,chin", "oval")
     drawer = Drawer(draw)
     assert {drawer.picture(row).family for row in draw.rows} <= {"rectangle", "chin"}
+
+
+def test_heads_are_turned_into_profiles_the_same_each_time(data: Path, tmp_path: Path) -> None:
+    turned = tmp_path / "data"
+    shutil.copytree(data, turned)
+    np.save(turned / "shape.npy", head_shape())
+    draw = choose(turned, "test", 2, 5, profiles=True)
+    plain, picture = Drawer(choose(turned, "test", 2, 5)).picture(draw.rows[0]), Drawer(draw).picture(draw.rows[0])
+    again = Drawer(draw).picture(draw.rows[0])
+    assert np.array_equal(picture.masked, again.masked) and np.array_equal(picture.mesh, again.mesh)
+    assert picture.family == plain.family and abs(yaw_of(plain.mesh, head_shape())) < 30
+    assert abs(yaw_of(picture.mesh, head_shape())) > 42
+    assert picture.alpha.dtype == np.float32 and 0.01 < (picture.alpha > 0.5).mean() < 0.6
+    assert (picture.masked[picture.alpha == 0] == picture.truth[picture.alpha == 0]).mean() > 0.95
 
 
 def test_processes_change_nothing(data: Path) -> None:

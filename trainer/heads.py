@@ -103,7 +103,7 @@ class Turned:
     Attributes:
         map_x, map_y: float32[out, out] for `cv2.remap`, from the picture as it was.
         head: bool[out, out], where the head is; what is beside it has only moved along.
-        points: `ANCHORS_NOSE` in the new picture, float32[7, 2].
+        mesh: float32[478, 2], pixels of the new picture.
         yaw: degrees that the head is turned now.
         moved: how the background has moved, from the old picture to the new one.
     """
@@ -111,9 +111,14 @@ class Turned:
     map_x: NDArray[np.float32]
     map_y: NDArray[np.float32]
     head: NDArray[np.bool_]
-    points: Points
+    mesh: Points
     yaw: float
     moved: Affine
+
+    @property
+    def points(self) -> Points:
+        """`ANCHORS_NOSE` in the new picture, float32[7, 2]."""
+        return self.mesh[list(ANCHORS_NOSE)]
 
 
 class Head:
@@ -166,7 +171,7 @@ class Head:
         source = np.vstack([place, self.still])
         goal = apply(to_new, np.vstack([moved, self.still]).astype(np.float32)).astype(np.float64)
         map_x, map_y, head = self._painted(source, goal, deep, invert(to_new))
-        return Turned(map_x, map_y, head, goal[list(ANCHORS_NOSE)].astype(np.float32), yaw, to_new)
+        return Turned(map_x, map_y, head, goal[: len(mesh)].astype(np.float32), yaw, to_new)
 
     def _placed(self, mesh: Points, yaw: float) -> Affine:
         """Where the tool would cut the crop: by the anchors, a profile by its box (`unmask_rt.faces.look`)."""

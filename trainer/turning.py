@@ -35,16 +35,31 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
         planes: as for the jitters.
         mesh: float[478, 2], pixels of the crop.
         head: `wide_head`.
-        rng: 6 to 34 degrees further the way it looks, 60 at most; of `PROFILES` to 50 to 78; down by 8 on average.
+        rng: 6 to 34 degrees further the way it looks, 60 at most, or (`PROFILES`) into a profile; down by 8 on average.
     """
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
-    way = float(np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0]))
     if rng.random() < PROFILES:
-        further = max(rng.uniform(50, 78) - abs(yaw), 4)
-    else:
-        further = np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4))
+        return into_profile(planes, mesh, head, rng)[0]
+    further = float(np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4)))
+    return _turned(planes, mesh, head, _way(yaw, rng) * further, rng)[0]
+
+
+def into_profile(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> tuple[Planes, Points]:
+    """As `turn`, until the head looks 50 to 78 degrees aside; the mesh with it, pixels of the new crop."""
+    yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
+    return _turned(planes, mesh, head, _way(yaw, rng) * max(float(rng.uniform(50, 78)) - abs(yaw), 4), rng)
+
+
+def _way(yaw: float, rng: np.random.Generator) -> float:
+    return float(np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0]))
+
+
+def _turned(
+    planes: Planes, mesh: Points, head: Head, further: float, rng: np.random.Generator
+) -> tuple[Planes, Points]:
+    """Turns a head by ``further`` degrees to the picture's right, and by some down or up."""
     pitch = float(np.clip(rng.normal(8, 11), -20, 32))
-    turned = head.turned(np.asarray(mesh, np.float32) + MARGIN, way * float(further), pitch)
+    turned = head.turned(np.asarray(mesh, np.float32) + MARGIN, further, pitch)
     masked, truth, alpha, valid = planes
     where = turned.map_x - MARGIN, turned.map_y - MARGIN
     masked, truth, alpha = (
@@ -58,8 +73,8 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
         beside = cv2.dilate((~turned.head).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
         masked = np.where((beside & (alpha < 1))[..., None], truth, masked)
         if rng.random() < 0.85:
-            masked, alpha = tent(masked, alpha, way, rng)
-    return masked, truth, alpha, valid
+            masked, alpha = tent(masked, alpha, turned.yaw, rng)
+    return (masked, truth, alpha, valid), turned.mesh
 
 
 def tent(masked: np.ndarray, alpha: np.ndarray, way: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +83,7 @@ def tent(masked: np.ndarray, alpha: np.ndarray, way: float, rng: np.random.Gener
     Args:
         masked: uint8[256, 256, 3], an aligned crop.
         alpha: uint8[256, 256], the coverage of the mask in it.
-        way: above 0 where the nose points to the picture's right, below 0 to its left.
+        way: as a yaw, above 0 where the nose points to the picture's right, below 0 to its left.
         rng: of how far it stands off.
     """
     cloth = cv2.morphologyEx((alpha > 127).astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # no straps

@@ -23,6 +23,7 @@ from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
 from trainer.masks import choose_families, draw_mask
 from trainer.people import person_of
+from trainer.turning import into_profile, wide_head
 from unmask_rt.errors import UsageError
 
 Image = NDArray[np.uint8]
@@ -47,6 +48,7 @@ class Draw:
         families: weight of each family, in a fixed order; they sum to 1.
         seed: of the masks.
         sources: whose faces these are, in alphabetical order; none: those of any.
+        profiles: heads are turned into profiles by drawing (`trainer.turning`).
     """
 
     data: Path
@@ -55,6 +57,7 @@ class Draw:
     families: tuple[tuple[str, float], ...]
     seed: int
     sources: tuple[str, ...] = ()
+    profiles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,15 @@ class Picture:
 
 
 def choose(
-    data: Path, split: str, count: int, seed: int, families: str = "classic", without: str = "", sources: str = ""
+    data: Path,
+    split: str,
+    count: int,
+    seed: int,
+    families: str = "classic",
+    without: str = "",
+    sources: str = "",
+    *,
+    profiles: bool = False,
 ) -> Draw:
     """Picks the faces of a split, in a seeded random order.
 
@@ -91,6 +102,7 @@ def choose(
         split: train, validation, test or `EVERY`.
         families, without: as `trainer.masks.choose_families` takes them.
         sources: names with commas between, to take the faces of these alone.
+        profiles: turn heads into profiles.
 
     Raises:
         UsageError: the set is none, the split has no faces, a family or a source is not known, or the count is below 1.
@@ -111,6 +123,8 @@ def choose(
             f"{data} has no training faces, so that there is no mean face to compare with",
             "Give the set that the model was trained on, or one prepared like it.",
         )
+    if profiles and not (data / "shape.npy").exists():
+        raise UsageError(f"--profiles: {data} has no shape.npy", "Prepare the set anew.")
     wanted = {name.strip() for name in sources.split(",") if name.strip()}
     there = {r["source"] for r in records}
     if wanted - there:
@@ -121,7 +135,7 @@ def choose(
         known = ", ".join(sorted({r["split"] for r in records if r["source"] in (wanted or there)}))
         raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
     picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
-    return Draw(data, split, tuple(picked), tuple(weights.items()), seed, tuple(sorted(wanted)))
+    return Draw(data, split, tuple(picked), tuple(weights.items()), seed, tuple(sorted(wanted)), profiles)
 
 
 class Drawer:
@@ -132,12 +146,18 @@ class Drawer:
         self._records = json.loads((draw.data / "meta.json").read_text())
         self._crops = np.load(draw.data / "crops.npy", mmap_mode="r")
         self._meshes = np.load(draw.data / "mesh.npy", mmap_mode="r")
+        self._head = wide_head(np.load(draw.data / "shape.npy")) if draw.profiles else None
 
     def picture(self, row: int) -> Picture:
         """The test picture of a row; raises as `draw_afresh`."""
         truth, mesh = np.asarray(self._crops[row]), np.asarray(self._meshes[row], np.float32)
         record = self._records[row]
         masked, alpha, family = draw_afresh(self.draw, row, truth, mesh)
+        if self._head is not None:
+            planes = masked, truth, (alpha * 255 + 0.5).astype(np.uint8), np.full(alpha.shape, 255, np.uint8)
+            rng = np.random.default_rng([self.draw.seed, row, 98])
+            (masked, truth, cover, _), mesh = into_profile(planes, mesh, self._head, rng)
+            alpha = cover.astype(np.float32) / np.float32(255)
         about = row, record["source"], record["identity"], family
         return Picture(*about, truth, masked, alpha, mesh, person_of(record))
 

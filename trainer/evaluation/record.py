@@ -75,6 +75,7 @@ def record_of(measured: Measured, settings: dict[str, Any], notes: list[str]) ->
         "sources": list(draw.sources),
         "count": len(measured.pictures),
         "seed": draw.seed,
+        "profiles": draw.profiles,
         "families": dict(draw.families),
         "size": measured.size,
         "pictures_sha256": measured.digest,

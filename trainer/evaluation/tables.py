@@ -104,8 +104,9 @@ def how_measured(record: Record) -> str:
     families = ", ".join(s["families"])
     hole = "told to the model (true hole)" if s.get("true_hole") else "found by the model itself"
     whose = f" ({', '.join(s['sources'])} only)" if s.get("sources") else ""
+    turned = ", turned 50 to 78 degrees aside by drawing" if s.get("profiles") else ""
     lines = [
-        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}, one mask each ({families}; "
+        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}{turned}, one mask each ({families}; "
         f"seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
         HOW,
     ]
