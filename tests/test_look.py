@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from unmask_rt import sample
-from unmask_rt.align import MESH_ANCHORS, Image
+from unmask_rt.align import MESH_ANCHORS, PROFILE_HIGH, Image
 from unmask_rt.faces.centerface import CenterFace, FoundFace, iou
 from unmask_rt.faces.look import (
-    BOX_HIGH,
     OVERLAP,
     STILL_SIDES,
     TILE,
@@ -78,7 +77,7 @@ def test_a_head_turned_far_is_as_large_as_its_box_where_the_finder_is_sure() -> 
     box = (20.0, 10.0, 110.0, 130.0)
     sure, in_doubt = finder_find(FoundFace(box, points, 0.8)), finder_find(FoundFace(box, points, 0.5))
     assert sure is not None and in_doubt is not None
-    assert side_of(sure.pose) == pytest.approx(120 / BOX_HIGH) and side_of(in_doubt.pose) < 0.9 * side_of(sure.pose)
+    assert side_of(sure.pose) == pytest.approx(120 / PROFILE_HIGH) and side_of(in_doubt.pose) < 0.9 * side_of(sure.pose)
     x0, _, x1, _ = box_of(sure.pose)
     assert x0 < 25 and x1 > 105  # all of it, not only what is about the eyes
 

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_rt.align import MESH_ANCHORS, TEMPLATE, Affine, Points, apply, invert, similarity
+from unmask_rt.align import MESH_ANCHORS, PROFILE_HIGH, TEMPLATE, Affine, Points, apply, invert, similarity
 from unmask_rt.errors import ModelError
-from unmask_rt.faces.look import BOX_HIGH
 
 CROP = 256
 """Side of the prepared crops."""
@@ -180,7 +179,7 @@ class Head:
             target = (TEMPLATE - 0.5) * side / grown(yaw) + middle
             return similarity(mesh[list(MESH_ANCHORS)], target.astype(np.float32))
         low, high, eyes = mesh.min(axis=0), mesh.max(axis=0), mesh[list(MESH_ANCHORS[:4])].mean(axis=0)
-        scale = side * BOX_HIGH / float(high[1] - low[1])
+        scale = side * PROFILE_HIGH / float(high[1] - low[1])
         at = np.array([(eyes[0] + (low[0] + high[0]) / 2) / 2, eyes[1]])
         goal = (TEMPLATE.mean(axis=0) - 0.5) * side + middle
         return np.hstack([np.eye(2) * scale, (goal - at * scale)[:, None]])

@@ -31,6 +31,9 @@ TEMPLATE: Points = np.array(
 COARSE_TEMPLATE: Points = np.array([[0.365, 0.345], [0.635, 0.345], [0.5, 0.535]], np.float32)
 """Where eye centres and nose tip lie in the crop, as fractions of its side: for finders that give no mesh."""
 
+PROFILE_HIGH = 0.86
+"""Height of the box around a head in profile, in crop sides: its eyes say little of its size."""
+
 COARSE_WEIGHTS: NDArray[np.float32] = np.array([1.0, 1.0, 0.35], np.float32)
 """The nose tip under a mask is a guess: it only settles the shape of strongly turned faces."""
 

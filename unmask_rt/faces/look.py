@@ -12,6 +12,7 @@ import numpy as np
 from unmask_rt.align import (
     COARSE_TEMPLATE,
     MESH_ANCHORS,
+    PROFILE_HIGH,
     Image,
     anchors_from_transform,
     apply,
@@ -43,9 +44,9 @@ TELLING = 0.5
 """How sure of a face the aligner has to be for its word on masks to count."""
 ALONE_SIDE = 48.0
 """Pixels of the crop's side below which the finder alone is not believed."""
-PROFILE, NO_EYES, BOX_HIGH = 0.28, 0.12, 0.86
+PROFILE, NO_EYES = 0.28, 0.12
 """Share of the box's width below which the eyes of a profile lie apart, and below which they tell nothing even where
-the finder is not sure; and the height of a profile's box in crop sides."""
+the finder is not sure."""
 EYES = (33, 263)
 """Outer eye corners in the mesh."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
@@ -196,7 +197,7 @@ def _profile_find(face: FoundFace) -> Find | None:
     if not (x0 < eyes[0] < x1 and 0.15 * height < eyes[1] - y0 < 0.6 * height) or nose[1] - eyes[1] < 0.05 * height:
         return None
     pose = np.zeros(16)
-    pose[:3] = 0.5 * (float(eyes[0]) + (x0 + x1) / 2), float(eyes[1]), math.log(height / BOX_HIGH)
+    pose[:3] = 0.5 * (float(eyes[0]) + (x0 + x1) / 2), float(eyes[1]), math.log(height / PROFILE_HIGH)
     return Find(pose, "finder", face.score)
 
 
