@@ -12,6 +12,7 @@ import pytest
 
 from tests.training_media import write_set
 from trainer import turned as module
+from trainer import turning
 from trainer.augment import valid_of
 from trainer.bank import open_bank
 from trainer.turned import PLANES, draw_turned
@@ -61,7 +62,10 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return set(one) == set(other) == set(PLANES) and all(np.array_equal(one[n], other[n]) for n in PLANES)
 
 
-def test_heads_are_what_turning_makes_of_the_masks_asked_for(data: Path, jobs: list[module.Job]) -> None:
+def test_heads_are_what_turning_makes_of_the_masks_asked_for(
+    data: Path, jobs: list[module.Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "PROFILES", 0.0)  # beside a profile the background is drawn anew, and valid
     found = draw_turned(data, WORN)
     assert same(found, wanted(data, WORN)) and len(jobs) == 3
     assert all(found[name].shape == (5, *shape) and found[name].dtype == np.uint8 for name, shape in PLANES.items())
@@ -69,7 +73,7 @@ def test_heads_are_what_turning_makes_of_the_masks_asked_for(data: Path, jobs: l
     crops = np.load(data / "crops.npy")
     assert all((found["truth"][i] != crops[row]).mean() > 0.2 for i, (_, row) in enumerate(WORN))
     outside = [int((valid == 0).sum()) for valid in found["valid"]]
-    assert np.median(outside) > 1000, "what was never photographed is not valid (but beside a profile, drawn anew)"
+    assert min(outside) > 1000, "what was never photographed is not valid"
     assert same(draw_turned(data, WORN[:2], seed=2), wanted(data, WORN[:2], 2))
 
 

@@ -143,6 +143,7 @@ class Head:
                                 ((step, ends[0]), (step, ends[1]), (ends[0], step), (ends[1], step))])  # fmt: skip
         flat = self.points[:, :2] * size / zoom + (size / 2, size / 2 + 0.04 * size)
         self.triangles = triangles_of(np.vstack([flat, self.still]))
+        self.of_head = np.asarray((self.triangles < len(self.points)).all(axis=1), np.bool_)
 
     def turned(self, mesh: Points, yaw_deg: float, pitch_deg: float) -> Turned:
         """How to draw the head of a picture turned further, aligned as the tool would align it.
@@ -207,8 +208,7 @@ class Head:
         found = np.einsum("hwk,hwkc->hwc", places, affine[owner])
         plain = places @ back.T
         both = np.where(owner[..., None] >= 0, found, plain).astype(np.float32)
-        of_head = np.asarray((self.triangles < len(self.points)).all(axis=1), np.bool_)
-        head = (owner >= 0) & of_head[owner]
+        head = (owner >= 0) & self.of_head[owner]
         return np.ascontiguousarray(both[..., 0]), np.ascontiguousarray(both[..., 1]), head
 
 

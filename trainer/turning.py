@@ -37,9 +37,9 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
         head: `wide_head`.
         rng: 6 to 34 degrees further the way it looks, 60 at most, or (`PROFILES`) into a profile; down by 8 on average.
     """
-    yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
     if rng.random() < PROFILES:
         return into_profile(planes, mesh, head, rng)[0]
+    yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
     further = float(np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4)))
     return _turned(planes, mesh, head, _way(yaw, rng) * further, rng)[0]
 
