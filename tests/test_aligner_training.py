@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +17,14 @@ from tests.conftest import FaceModels
 from tests.trainer_media import TinySet
 from trainer import heads
 from trainer.aligner import augment, data, evaluate, export, network, real, samples, train, turn
+from trainer.aligner.data import POINTS
 from unmask_rt import models, sample
 from unmask_rt.align import MESH_ANCHORS, apply, invert
 from unmask_rt.errors import MissingError, UsageError
 from unmask_rt.faces.aligner import Aligner
+from unmask_rt.faces.look import WINDOW
 from unmask_rt.faces.pose import pose_of
+from unmask_rt.faces.window import window_of
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +191,41 @@ def test_the_exported_file_says_what_the_network_says(tmp_path: Path) -> None:
         assert a.shape == tuple(b.shape) and np.abs(a - b.numpy()).max() < 0.3  # weights in FP16
 
 
-def test_agreement_takes_the_bundled_networks_like(loose: Path) -> None:
-    """Views of one face that say the same make a label; a network that says anything makes none."""
+def test_views_that_say_the_same_make_a_label(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that says anything makes none; the bundled one, which has learnt it, does."""
     torch.manual_seed(4)
     picture = sample.masked_astronaut()[1]
-    pose = pose_of(sample.astronaut_mesh()[list(MESH_ANCHORS)])
-    rng = np.random.default_rng(0)
-    assert real.agreed(network.AlignNet().eval(), picture, pose, rng) is None
+    true = sample.astronaut_mesh()
+    pose, net = pose_of(true[list(MESH_ANCHORS)]), network.AlignNet().eval()
+    assert real.agreed(net, picture, pose, np.random.default_rng(0)) is None
+    session = Aligner(models.load_aligner_model())._session
+
+    def learnt(net: network.AlignNet) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        return lambda crops: [torch.from_numpy(v) for v in session.run(None, {"crop": np.ascontiguousarray(crops)})]
+
+    monkeypatch.setattr(real, "Exported", learnt)
+    label = real.agreed(net, picture, pose, np.random.default_rng(0))
+    assert label is not None and label.masked > 0.6 and abs(label.yaw) < 15 and label.weight[:6].all()
+    eyes = np.linalg.norm(true[list(POINTS)][3] - true[list(POINTS)][0])
+    assert np.linalg.norm(label.points[:6] - true[list(POINTS)][:6], axis=1).max() < 0.12 * eyes
+    far = real.agreed(net, picture, pose + np.array([3 * eyes, 0, 0, *[0] * (len(pose) - 3)]), np.random.default_rng(0))
+    assert far is None, "another place than the finder's is not believed"
+
+
+def test_a_label_is_drawn_half_way_to_the_mesh_of_the_same_face() -> None:
+    true = sample.astronaut_mesh()
+    near = true[list(POINTS)] + np.float32(2)
+    label = real.Labelled(near, np.ones(len(near), np.float32), 3.0, 1.0)
+    picture = np.zeros((512, 512, 3), np.uint8)
+
+    def mesh_at(shift: float) -> Any:
+        return lambda crop: [SimpleNamespace(points=apply(window, true + np.float32(shift)))]
+
+    window = window_of(pose_of(near[:6]), WINDOW, 2.0)
+    drawn = real.with_mesh(mesh_at(0), picture, label)
+    assert np.allclose(drawn.points, true[list(POINTS)] + 1, atol=0.05) and drawn.yaw == 3.0
+    assert real.with_mesh(lambda crop: [], picture, label) is label
+    assert real.with_mesh(mesh_at(80), picture, label) is label, "the mesh of another face"
 
 
 def test_the_cases_of_evaluation_are_true(tiny_set: TinySet, loose: Path) -> None:

@@ -63,6 +63,27 @@ def test_inputs_that_are_none(folder: Path, tmp_path: Path) -> None:
             open_sources([tmp_path / name])
 
 
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", ""])
+def test_a_damaged_tar_is_not_half_read(tmp_path: Path, kind: str) -> None:
+    whole = pack(tmp_path / "set.tar", "w").read_bytes()
+    wrong = bytearray(whole)
+    wrong[1024 + 3] ^= 1  # the second header
+    with pytest.raises(SourceError, match="damaged or cut short at byte 1024"):
+        open_sources([_stored(tmp_path / "wrong.tar", bytes(wrong))])
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        open_sources([_stored(tmp_path / "short.tar", whole[:1024])])
+    packed = bytearray(pack(tmp_path / f"set.tar.{kind}", f"w:{kind}").read_bytes())
+    middle = len(packed) // 2 if kind else 1024
+    packed[middle : middle + 40] = bytes(40)
+    with pytest.raises(SourceError, match="damaged"):
+        open_sources([_stored(tmp_path / "damaged.tar", bytes(packed))])
+
+
+def _stored(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
 def test_inputs_of_one_name(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "faces").mkdir(parents=True)
     with pytest.raises(UsageError, match="twice: faces"):

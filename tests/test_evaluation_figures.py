@@ -67,3 +67,6 @@ def test_of_sharpness_one_is_best() -> None:
     soft, harsh, life = Estimate(0.7, 0.68, 0.72, 9), Estimate(1.5, 1.4, 1.6, 9), Estimate(0.98, 0.95, 1.01, 9)
     figure = FIGURES["sharpness"]
     assert better(life, soft, figure) and better(life, harsh, figure) and better(soft, harsh, figure)
+    above, below = Estimate(1.10, 1.05, 1.15, 9), Estimate(0.899, 0.85, 0.95, 9)
+    assert not better(above, below, figure) and not better(below, above, figure), "equally far from 1, either way"
+    assert life.distance_from(1) == Estimate(pytest.approx(0.02), 0.0, pytest.approx(0.05), 9)

@@ -17,7 +17,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from tests.training_media import raw_preset, tiny_file, tiny_preset, write_set
-from trainer import checkpoint, cli, resident
+from trainer import checkpoint, cli, losses, resident
 from trainer import preset as presets
 from trainer.checkpoint import Checkpoint
 from trainer.loop import Settings, train
@@ -149,6 +149,21 @@ def test_a_run_keeps_the_preset_that_it_was_begun_with(
     assert cli.main([*command, "--preset", other, "--resume"]) == 2
     assert "begun with the preset tiny" in capsys.readouterr().err
     assert cli.main([*command, "--resume", "--pause-steps", "1", "--set", rates.format(5e-5)]) == 0 and rate() == 5e-5
+    assert cli.main([*command, "--resume", "--real", str(tmp_path / "nowhere")]) == 3
+    assert "holds no pseudo labels" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, step = [], Pix2Pix.step
+    monkeypatch.setattr(Pix2Pix, "step", lambda self, *given: used.append(self.amp) or step(self, *given))
+    command = ["run", "--data", str(data), "--run", str(tmp_path / "r"), "--no-tensorboard", "--workers", "0"]
+    file = str(tiny_file(tmp_path / "tiny.toml", "pix2pix"))
+    assert cli.main([*command, "--preset", file, "--amp", "on", "--steps", "4", "--pause-steps", "1"]) == 0
+    assert cli.main([*command, "--resume", "--pause-steps", "1"]) == 0
+    assert cli.main([*command, "--resume", "--amp", "off", "--pause-steps", "1"]) == 0
+    assert used == [True, True, False]
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_says_130(
@@ -171,6 +186,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_says_130(
     assert checkpoint.load(tmp_path / "r").meta["step"] == 3
     assert cli.main([*command, "--preset", file, "--steps", "3"]) == 2 and "--resume" in capsys.readouterr().err
     assert cli.main([*command[:4], str(tmp_path / "new"), "--resume"]) == 2
+    monkeypatch.setattr(Pix2Pix, "step", pressed)  # one that would have paused later is interrupted all the same
+    paused = [*command[:4], str(tmp_path / "p"), *command[5:], "--preset", file, "--steps", "9", "--pause-steps", "5"]
+    capsys.readouterr()
+    assert cli.main(paused) == 130 and f"--data {data}" in capsys.readouterr().out
 
 
 def test_a_run_of_one_stage_goes_on_with_that_stage(data: Path, tmp_path: Path) -> None:
@@ -285,6 +304,32 @@ def test_what_cannot_be_fetched_is_said_before_anything_is_trained(
         go(wanting, data, tmp_path / "r", 10)
     assert not (tmp_path / "r" / "checkpoint.pt").exists()
     assert go(wanting, data, tmp_path / "map", 1, stages=("map",)), "the map module needs no such network"
+
+
+def test_what_a_later_stage_lacks_is_said_before_anything_is_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_preset("realtime")
+    wrong = presets.check("realtime", presets.overridden(raw, ["stage.outer.size=192"]))
+    with pytest.raises(UsageError, match="no size 192"):
+        go(wrong, data, tmp_path / "r", 10)
+    with pytest.raises(UsageError, match="map module has no size 128"):
+        go(presets.check("realtime", presets.overridden(raw, ["size=128"])), data, tmp_path / "r", 10)
+    monkeypatch.setitem(losses.PACKAGES, "efficientnet-lite0", ("no_such_package",))
+    for name in ("realtime", "dual-patch"):
+        with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+            go(tiny_preset(name), data, tmp_path / "r", 10)
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
+def test_a_mixed_run_is_something_to_start_from_only(data: Path, tmp_path: Path) -> None:
+    chosen = tiny_preset("pix2pix")
+    go(chosen, data, tmp_path / "a", 1)
+    go(chosen, data, tmp_path / "b", 1, start=tmp_path / "a")
+    assert cli.main(["mix", str(tmp_path / "a"), str(tmp_path / "b"), "--share", "0.5", "-o", str(tmp_path / "m")]) == 0
+    with pytest.raises(UsageError, match="weights alone") as caught:
+        go(chosen, data, tmp_path / "m", 2, resume=True)
+    assert "--start" in caught.value.hint
 
 
 @pytest.mark.parametrize("where", ["figure", "weight"])

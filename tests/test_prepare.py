@@ -21,7 +21,7 @@ from trainer import prepare as module
 from trainer.bank import open_bank
 from trainer.chunks import Chunk, list_chunks, work
 from trainer.datasets import Source, open_sources, split_of
-from trainer.prepare import add_arguments, assemble, main, prepare
+from trainer.prepare import add_arguments, assemble, main, prepare, show_summary
 from trainer.quality import Duplicates, decode, difference_hash, thumbnail, yaw_of
 from unmask_rt import align, sample
 from unmask_rt.errors import SourceError, UnmaskError, UsageError
@@ -229,6 +229,19 @@ def test_nobody_is_in_two_splits(tmp_path: Path) -> None:
     assert len(splits) == 7 + 8 and all(len(found) == 1 for found in splits.values())
     assert splits["celeba-5"] == {"validation"} and splits["celeba-6"] == {"test"} and splits["celeba-1"] == {"train"}
     assert splits["Some_A"] == {split_of("Some_A")}
+    assert summary["unnamed"] == {}
+
+
+def test_whose_pictures_nothing_tells_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "anna/IMG_1.jpg", "anna/IMG_2.jpg"]
+    sources = open_sources([empty_pictures(tmp_path / "mine", names)])
+    chunks = list_chunks(sources, tmp_path / "chunks")
+    for chunk in chunks:
+        store(chunk, [noise(i) for i in range(len(chunk.members))])
+    summary = assemble(sources, chunks, tmp_path)
+    assert summary["unnamed"] == {"mine": 2}
+    show_summary(summary)
+    assert "nothing tells who is on 2 of mine" in capsys.readouterr().out
 
 
 # ---- duplicates
@@ -285,6 +298,10 @@ def test_pictures_are_decoded_upright_and_cut_ones_are_refused() -> None:
     jpeg = encoded(picture[:200], ".jpg")
     turned = decode(jpeg[:2] + exif + jpeg[2:])
     assert turned is not None and turned.shape == (360, 200, 3)
+    # beside the orientation a width that is a text: Pillow cannot write it down again when it turns the picture
+    tags = bytes.fromhex("4d4d002a00000008 0002 0100 0002 00000001 35000000 0112 0003 00000001 00060000 00000000")
+    wrong = b"\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags
+    assert decode(jpeg[:2] + wrong + jpeg[2:]) is None
 
 
 def test_yaw_follows_the_nose() -> None:

@@ -13,6 +13,7 @@ from tests.training_media import raw_preset, tiny_preset
 from trainer import preset
 from trainer.schedule import Budget, lengths, warm_cosine
 from trainer.systems import SYSTEMS
+from trainer.systems.base import System
 from unmask_rt.errors import MissingError, UsageError
 
 NAMES = ["dual-patch", "map-edit", "mask2face", "pix2pix", "realtime", "siamese"]
@@ -27,7 +28,7 @@ def test_a_preset_is_whole_and_sees_the_same_faces_as_the_others(name: str) -> N
     one, first = preset.load(name), preset.load(NAMES[0])
     assert one.seed == first.seed and one.sources == first.sources
     for stage in one.stages:
-        assert issubclass(SYSTEMS[stage.system], object) and stage.options["learning_rate"] > 0
+        assert issubclass(SYSTEMS[stage.system], System) and stage.options["learning_rate"] > 0
     assert one.raw["title"] and one.raw["source"]
 
 
@@ -95,7 +96,8 @@ def test_an_override_of_nothing_is_refused(text: str) -> None:
         ({"stage": [{"name": "a", "system": "pix2pix", "batch": 0}]}, "batch 0"),
         ({"stage": [{"name": "a", "system": "pix2pix", "batch": 1, "share": 0}]}, "share"),
         ({"stage": [{"name": "a", "system": "pix2pix", "batch": 1, "schedule": "never"}]}, "never"),
-        ({"stage": [{"name": "a", "system": "pix2pix", "batch": 1}] * 2}, "same name"),
+        ({"stage": [{"name": "a", "system": "pix2pix", "batch": 1}] * 2}, "same name"), ({"seed": -1}, "seed -1"),
+        ({"seed": "x"}, "seed 'x'"),
     ],
 )  # fmt: skip
 def test_a_preset_that_makes_no_sense_is_refused(change: dict[str, Any], word: str) -> None:
@@ -112,6 +114,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     del raw["stage"][0]["learning_rate"]
     with pytest.raises(UsageError, match="learning_rate"):
         preset.check("mine", raw).stages[0].options["learning_rate"]
+    with pytest.raises(UsageError, match=r"stage\.pix2pix\.loss\.l2"):
+        preset.check("mine", raw).stages[0].options["loss"]["l2"]
     with pytest.raises(MissingError, match="realtime"):
         preset.load("unreal")
     (tmp_path / "bad.toml").write_text("size = = 3\n")

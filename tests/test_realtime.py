@@ -106,7 +106,7 @@ def test_the_face_loss_looks_at_the_whole_crop_and_is_fetched_where_it_counts(
         asked.clear()
         options = tiny_preset("realtime").stage("inner").options
         loss = options["loss"] | {"perceptual": 0.0, "face": weight}
-        made = Realtime(Options(options | {"backbone": "none", "loss": loss, "gan_from": 2}), 128)
+        made = Realtime(Options(options | {"backbone": "none", "loss": loss, "gan_from": 2}, "stage.inner"), 128)
         made.prepare()
         figures = made.step(batch(data, 128), 0.0)
         assert asked == backbones and ("face" in figures) == bool(weight)
@@ -270,6 +270,6 @@ def test_what_cannot_be_is_refused(data: Path) -> None:
     x = batch(data, 128).floats()[0]
     with pytest.raises(UsageError, match="--map"):
         made.restore({"generator": made.networks["generator"]}, x, None)
-    broken = Realtime(Options({k: v for k, v in options.items() if k != "loss"}), 128)
+    broken = Realtime(Options({k: v for k, v in options.items() if k != "loss"}, "stage.inner"), 128)
     with pytest.raises(UsageError, match="loss"):
         broken.prepare()

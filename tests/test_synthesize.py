@@ -101,6 +101,8 @@ def test_a_folder_of_pictures_is_prepared_first(tiny_set: TinySet, tmp_path: Pat
     assert sorted(p.name for p in out.iterdir()) == sorted((*FOLDERS, "pairs.csv", "synthesis.json"))
     assert Counter(row["source"] for row in csv.DictReader((out / "pairs.csv").open())) == {"more": 3}
     assert synthesize(tar, out, count=3, families=HARD, face_model=b"no model, as none is needed") == 0
+    with pytest.raises(UsageError, match="other faces"):
+        synthesize(tiny_set.inputs[0], out, count=3, families=HARD, face_model=b"no model")
 
 
 def test_a_set_without_a_good_face_is_an_error(tmp_path: Path, face_models: FaceModels) -> None:
@@ -108,6 +110,10 @@ def test_a_set_without_a_good_face_is_an_error(tmp_path: Path, face_models: Face
     (tmp_path / "faces" / "text.png").write_text("no picture")
     with pytest.raises(UnmaskError, match="good enough"):
         synthesize(tmp_path / "faces", tmp_path / "o", count=1, families=HARD, workers=1, face_model=face_models.face)
+    with pytest.raises(UnmaskError, match="good enough"):  # and not that the folder holds pairs of another seed
+        synthesize(
+            tmp_path / "faces", tmp_path / "o", count=1, families=HARD, seed=2, workers=1, face_model=face_models.face
+        )
 
 
 def test_a_folder_with_other_content_is_refused(tiny_set: TinySet, tmp_path: Path) -> None:

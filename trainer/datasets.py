@@ -15,8 +15,10 @@ The lists of CelebA are looked for in the input's folder and the two above it, a
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,11 +92,21 @@ def _members(path: Path) -> Iterator[Member]:
             for entry in tar:
                 if entry.isfile() and Path(entry.name).suffix.lower() in PICTURES:
                     yield Member(entry.name, entry.offset_data, entry.size)
-    except (OSError, EOFError, tarfile.TarError) as error:
+            _require_end(tar)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         raise SourceError(
             f"{path}: neither a folder of pictures nor a tar of them ({error})",
             "Give a folder of JPEG, PNG, WebP or BMP files, or a whole, readable tar.",
         ) from error
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """Raises ReadError unless the member last read is followed by the block of zeros that ends an archive: the module
+    ends its list at a damaged header as well, without a word."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"damaged or cut short at byte {tar.offset}")
 
 
 def read_members(path: Path, members: Sequence[Member]) -> Iterator[tuple[str, bytes]]:
@@ -183,6 +195,11 @@ def describe(name: str, lists: Lists | None = None) -> dict[str, Any]:
     if parent and re.fullmatch(re.escape(parent) + r"_\d{4}", stem):  # LFW: one folder a person
         return {"identity": parent}
     return {}
+
+
+def unnamed(source: str, name: str) -> str:
+    """The identity of a picture of which nothing tells whose face it is: its own."""
+    return f"{source}-{Path(name).name}"
 
 
 def split_of(identity: str) -> str:

@@ -3,7 +3,7 @@
 MobileNet trained on VGGFace2 to tell people apart, then age and sex (A. V. Savchenko, "Efficient Facial
 Representations for Age, Gender and Identity Recognition in Organizing Photo Albums using Multi-output CNN", 2019), its
 weights in the float16 form of the npm package @vladmandic/human (MIT). It is not the network that `evaluation.identity`
-judges with, nor by the same people: nothing is trained on what it is measured by.
+judges with, nor by the same people: likeness is not measured by what a network was trained on.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -140,8 +141,11 @@ class Run:
             if at not in names:
                 raise UsageError(f"{self.folder} stands at the stage {at!r}, which is not among {', '.join(names)}")
             first = names.index(at)
-        for stage in self.stages[first:]:
-            SYSTEMS[stage.system].fetch(stage.options)
+        for stage in self.stages[first:]:  # what a later stage lacks is to be known now, not after hours
+            system = SYSTEMS[stage.system]
+            with torch.device("meta"):
+                system(stage.options, stage.size)
+            system.fetch(stage.options)
         for number in range(first, len(self.stages)):
             work = StageWork(self, number, recorder)
             if not work.train(interrupt):
@@ -161,6 +165,7 @@ def train(
     *,
     resume: bool = False,
     start: Path | None = None,
+    interrupt: Interrupt | None = None,
 ) -> bool:
     """Trains a preset.
 
@@ -173,6 +178,7 @@ def train(
         place: of this process.
         resume: go on from the folder's checkpoint, if there is one.
         start: another run whose weights are taken to begin with.
+        interrupt: what asks for a checkpoint and an early end; None: nothing does.
 
     Returns:
         Whether it was trained to its end; False after an interrupt or a pause, with a checkpoint written.
@@ -195,8 +201,7 @@ def train(
         (folder / "preset.toml").write_text(to_toml(preset.raw), "utf-8")
         recorder = Recorder(folder, run.seen, settings.tensorboard)
     try:
-        with Interrupt().listening() as interrupt:
-            return run.train(interrupt, recorder)
+        return run.train(interrupt or Interrupt(), recorder)
     finally:
         if recorder is not None:
             recorder.close()

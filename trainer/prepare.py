@@ -15,7 +15,9 @@ reasons counted. What comes out is a folder:
     dropped.jsonl  each dropped picture with the reason
     bank/          masks drawn on the crops
 
-Nobody is in two splits as far as the sets tell who is who. A second call goes on where an interrupted one stopped.
+Nobody is in two splits as far as the sets tell who is who. Of your own pictures those tell it that are called as LFW's
+are, Name/Name_0001.jpg (a folder a person, four digits); any other counts as a picture of another person. A second
+call goes on where an interrupted one stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import numpy as np
 
 from trainer.bank import add_families, draw_bank
 from trainer.chunks import Chunk, list_chunks, work
-from trainer.datasets import Source, describe, open_sources, read_lists, split_of
+from trainer.datasets import Source, describe, open_sources, read_lists, split_of, unnamed
 from trainer.heads import head_shape
 from trainer.masks import choose_families
 from trainer.parallel import processors, progress, run_jobs
@@ -62,7 +64,7 @@ def assemble(sources: Sequence[Source], chunks: Sequence[Chunk], out: Path) -> d
                         same = f"{records[twin]['source']}/{records[twin]['name']}"
                         dropped.append({"source": chunk.source, "name": name, "reason": "duplicate", "of": same})
                         continue
-                    about = {"identity": f"{chunk.source}-{Path(name).name}"} | describe(name, lists[chunk.source])
+                    about = {"identity": unnamed(chunk.source, name)} | describe(name, lists[chunk.source])
                     identity = str(about["identity"])
                     about["split"] = splits.setdefault(identity, about.get("split") or split_of(identity))
                     records.append(record | about)
@@ -78,6 +80,7 @@ def assemble(sources: Sequence[Source], chunks: Sequence[Chunk], out: Path) -> d
         "dropped_by_source": {
             source.name: dict(Counter(d["reason"] for d in dropped if d["source"] == source.name)) for source in sources
         },
+        "unnamed": dict(Counter(r["source"] for r in records if r["identity"] == unnamed(r["source"], r["name"]))),
         "chunks": [chunk.out.name for chunk in chunks],
     }
     _write(out / "meta.json", json.dumps(records))
@@ -260,5 +263,13 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     console.print(table)
     train, validation, test = (summary["by_split"].get(split, 0) for split in ("train", "validation", "test"))
     console.print(f"{train} to train on, {validation} to validate, {test} to test")
+    if unnamed_by_source := summary.get("unnamed"):  # sets that were prepared before do not tell
+        faces = ", ".join(f"{count} of {source}" for source, count in unnamed_by_source.items())
+        console.print(
+            f"nothing tells who is on {faces}: each counts as another person, so if they are of few people, some are "
+            "trained and tested on alike (unmask-train prepare --help says how pictures are named)",
+            soft_wrap=True,
+            highlight=False,
+        )
     for name in summary["corrupt"]:
         console.print(f"corrupt: {name}", soft_wrap=True, highlight=False)

@@ -49,11 +49,17 @@ COMMON: dict[str, Any] = {"size": 0, "time_share": 0.0, "schedule": "constant", 
 
 
 class Options(dict[str, Any]):
-    """A stage's table; a missing key is an error that names it."""
+    """A stage's table, and those in it; a missing key is an error that names it."""
+
+    def __init__(self, table: Mapping[str, Any], where: str) -> None:
+        inner = {k: Options(v, f"{where}.{k}") if isinstance(v, Mapping) else v for k, v in table.items()}
+        super().__init__(inner)
+        self.where = where
 
     def __missing__(self, key: str) -> Any:
         raise UsageError(
-            f"the preset's stage {self.get('name')!r} has no {key!r}", "Add it to the preset, or --set it."
+            f"the preset lacks {self.where}.{key}",
+            "Add it to the preset's file. A run that was begun without it goes on in another one, with --start.",
         )
 
 
@@ -207,13 +213,15 @@ def check(name: str, raw: dict[str, Any]) -> Preset:
         raise refuse(f"unknown key {', '.join(sorted(unknown))}", f"Keys are: {', '.join(sorted(TOP))}.")
     if missing := {"title", "seed", "size", "sources", "stage"} - set(raw):
         raise refuse(f"{', '.join(sorted(missing))} is missing")
+    if not isinstance(raw["seed"], int) or raw["seed"] < 0:
+        raise refuse(f"seed {raw['seed']!r}", "A whole number from 0 on.")
     if not isinstance(raw["stage"], list) or not raw["stage"]:
         raise refuse("it needs one [[stage]] or more")
     stages = []
     for table in raw["stage"]:
         if missing := {"name", "system", "batch"} - set(table):
             raise refuse(f"a stage lacks {', '.join(sorted(missing))}")
-        options = Options(copy.deepcopy(COMMON) | {"share": 1.0} | copy.deepcopy(table))
+        options = Options(COMMON | {"share": 1.0} | table, f"stage.{table['name']}")
         where = f"stage {options['name']}"
         size = options["size"] or raw["size"]
         data = {"jitter": "camera"} | raw.get("data", {}) | options["data"]

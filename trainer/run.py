@@ -16,10 +16,13 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint, preset
+from trainer.interrupt import Interrupt
 from trainer.loop import Settings, train
 from trainer.processes import joined
 from trainer.schedule import UNITS, Budget
-from unmask_rt.errors import INTERRUPTED, UsageError
+from unmask_rt.errors import INTERRUPTED, MissingError, UsageError
+
+AMP = {"auto": None, "on": True, "off": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--real", type=Path, help="folder of pseudo labels (trainer.pseudo), for the map module")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (under torchrun each process takes its own)")
-    add("--amp", choices=("auto", "on", "off"), default="auto", help="bfloat16; auto: on GPUs and CPUs with AMX")
+    add("--amp", choices=tuple(AMP), help="bfloat16; auto (default): on GPUs and CPUs with AMX")
     add("--threads", type=int, help="torch's threads (default: as many as cores)")
     add("--workers", type=int, help="processes that make samples (default: one for two cores, at most 8)")
-    add("--resident", action="store_true", help="keep the faces in the GPU's memory and make the samples there")
+    add(
+        "--resident",
+        action=argparse.BooleanOptionalAction,
+        help="make the samples in the GPU's memory, of faces kept there",
+    )
     add(
         "--save-minutes", type=float, default=4.0, help="a checkpoint every so many minutes (default 4; 0: not by time)"
     )
@@ -100,25 +107,27 @@ def main(args: argparse.Namespace) -> int:
     del there
     begun = stored or {}
     real = args.real or begun.get("real")
+    if real and not (Path(real) / "crops.npy").is_file():
+        raise MissingError(f"{real} holds no pseudo labels", "Make them: python -m trainer.pseudo PICTURES -o DIR.")
     settings = Settings(
         stages=tuple(args.stage or begun.get("stages", ())),
         real=Path(real) if real else None,
         workers=min(8, max(1, (os.cpu_count() or 2) // 2)) if args.workers is None else args.workers,
-        amp={"auto": None, "on": True, "off": False}[args.amp],
+        amp=AMP[args.amp] if args.amp else begun.get("amp"),
         save_minutes=args.save_minutes,
         save_steps=args.save_steps,
         save_epochs=args.save_epochs,
         log_steps=max(1, args.log_steps),
         pause_steps=args.pause_steps,
         tensorboard=not args.no_tensorboard,
-        resident=args.resident,
+        resident=bool(begun.get("resident", False)) if args.resident is None else args.resident,
     )
-    with joined(args.device) as place:
+    with joined(args.device) as place, Interrupt().listening() as interrupt:
         finished = train(
             chosen, args.data, args.run, budget_of(args, chosen, stored), settings, place,
-            resume=resume, start=None if stored is not None else args.start,
+            resume=resume, start=None if stored is not None else args.start, interrupt=interrupt,
         )  # fmt: skip
-    if not finished and not args.pause_steps:
-        print(f"interrupted; go on with --resume --run {args.run}", flush=True)
+    if not finished and (interrupt.asked or not args.pause_steps):
+        print(f"interrupted; go on with --data {args.data} --run {args.run} --resume", flush=True)
         return INTERRUPTED
     return 0

@@ -32,6 +32,7 @@ import cv2
 import numpy as np
 
 from trainer.bank import add_families
+from trainer.datasets import open_sources
 from trainer.masks import choose_families, draw_mask
 from trainer.parallel import batched, processors, run_jobs
 from trainer.prepare import prepare, show_summary
@@ -101,8 +102,8 @@ def order_of(count: int, faces: int, seed: int) -> list[int]:
     return [int(row) for row in np.concatenate(rounds)[:count]] if rounds else []
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Makes sure that a folder is new, empty, or holds pairs of the same settings, and writes down what is new of them.
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Makes sure that a folder is new, empty, or holds pairs of the same settings, and writes these down.
 
     Raises:
         UsageError: there is something else in it.
@@ -110,10 +111,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "Give a folder.")
     record = out / SETTINGS
-    there: dict[str, Any] = {}
     if record.exists():
-        there = json.loads(record.read_text("utf-8"))
-        if any(there.get(key, value) != value for key, value in settings.items()):
+        if (out / FOLDERS[0]).exists() and json.loads(record.read_text("utf-8")) != settings:
             raise UsageError(
                 f"{out} holds pairs of other faces, another seed or other families",
                 "Write into another folder, or delete this one.",
@@ -122,7 +121,7 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
         raise UsageError(f"{out} holds something else", "Write into another folder.")
     out.mkdir(parents=True, exist_ok=True)
     partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(there | dict(settings), indent=1) + "\n", "utf-8")
+    partial.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
     os.replace(partial, record)
 
 
@@ -157,17 +156,22 @@ def synthesize(
         raise MissingError(f"{faces} does not exist", "Give a folder or tar of face pictures, or a prepared set.")
     if out.resolve().is_relative_to(faces.resolve()):
         raise UsageError(f"{out} lies in {faces}", "Write into a folder outside of the faces.")
-    claim(out, {"seed": seed, "families": dict(families)})
     prepared = (faces / "crops.npy").exists()
     data = faces if prepared else out / WORK
+    if prepared:
+        records = _records(data)
+        names = [(record["source"], record["name"]) for record in records]
+    else:
+        [source] = open_sources([faces])
+        names = [(source.name, member.name) for member in source.members]
+    claim(out, {"seed": seed, "families": dict(families), "faces": _digest(names)})
     if not prepared:
         if _finished(out, count):
             return 0
         show_summary(prepare([faces], data, face_model, workers=workers))
-    records = json.loads((data / "meta.json").read_text("utf-8"))
+        records = _records(data)
     if not records:
         raise UnmaskError(f"no face of {faces} is good enough", "The reasons stand in the table above.")
-    claim(out, {"faces": _digest(records)})
     for folder in FOLDERS:
         (out / folder).mkdir(exist_ok=True)
     present = set.intersection(*({int(p.stem) for p in (out / folder).glob("*.png")} for folder in FOLDERS))
@@ -188,9 +192,12 @@ def synthesize(
     return len(missing)
 
 
-def _digest(records: list[dict[str, Any]]) -> str:
-    """Of the names of prepared faces, in their order."""
-    names = [(record["source"], record["name"]) for record in records]
+def _records(data: Path) -> list[dict[str, Any]]:
+    return list(json.loads((data / "meta.json").read_text("utf-8")))
+
+
+def _digest(names: list[tuple[str, str]]) -> str:
+    """Of the sources and names of pictures, in their order."""
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 

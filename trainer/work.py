@@ -58,6 +58,11 @@ class StageWork:
             else:
                 del self.system.inherited[name]
         resumed = run.resumed
+        if resumed is not None and not resumed.optimizers:
+            raise UsageError(
+                f"{run.folder} holds weights alone, as mixed runs do, and cannot be gone on with",
+                "Begin another run with --start from it.",
+            )
         for name, network in self.system.networks.items():
             weights = resumed.networks if resumed is not None else run.carried
             if name in weights:
@@ -92,7 +97,8 @@ class StageWork:
             "preset": self.run.preset.name, "stage": self.stage.name, "step": self.step, "seen": self.run.seen,
             "seconds": self.seconds, "done": self.done and self.last,
             "unit": self.run.budget.unit, "amount": self.run.budget.amount, "stages": [s.name for s in self.run.stages],
-            "real": str(self.run.settings.real or ""),
+            "real": str(self.run.settings.real or ""), "amp": self.run.settings.amp,
+            "resident": self.run.settings.resident,
         }  # fmt: skip
         return Checkpoint(
             self.run.preset.raw,

@@ -61,7 +61,7 @@ class Samples(Dataset[Sample]):
     ) -> None:
         if not (loose / "yaw.npy").is_file():
             raise MissingError(
-                f"{loose} holds no loose crops", "Make them: python -m trainer.aligner.data DATA -o LOOSE"
+                f"{loose} holds no loose crops", "Make them: python -m trainer.aligner.data DATA --tars FACES -o LOOSE"
             )
         self.loose, self.seed = loose, seed
         self.extra = tuple(extra)
@@ -119,7 +119,7 @@ class Samples(Dataset[Sample]):
         else:
             picture, points, corners = (np.asarray(arrays[n][row]) for n in ("loose", "points", "corners"))
             weight, yaw = np.ones(7, np.float32), self.yaw[row]
-            variant = int(rng.integers(2))
+            variant = int(rng.integers(len(arrays["family"])))
             bare = rng.random() >= self.masked
             family = NAMES[arrays["family"][variant, row]]
             about = (1.0, float(yaw), float(not bare), float(bare or family not in UNCLEAR))

@@ -53,7 +53,7 @@ def turn_all(data: Path, loose: Path, out: Path, count: int, most: float = 62.0,
         way = np.sign(yaw) if abs(yaw) > 4 else rng.choice([-1.0, 1.0])
         further = float(np.clip(rng.uniform(10, 0.62 * most), 0, max(most - abs(yaw), 5)))
         turned = head.turned(mesh, way * further, float(rng.normal(0, 10)))
-        variant = int(rng.integers(2))
+        variant = int(rng.integers(len(stored["masks"])))
         mask = cv2.warpAffine(
             np.asarray(stored["masks"][variant, row]),
             compose_half(np.eye(2, 3), to_loose),

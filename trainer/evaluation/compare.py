@@ -15,7 +15,7 @@ from trainer.evaluation import sheets, tables
 from trainer.evaluation.evaluate import picture_rows, settings_of
 from trainer.evaluation.figures import FIGURES, better
 from trainer.evaluation.measure import Measured, default_size, measure, name_of
-from trainer.evaluation.options import add_common, check_common, chosen, open_judges, open_model
+from trainer.evaluation.options import add_common, check_common, chosen, notes_on, open_judges, open_model
 from trainer.evaluation.record import Record, Result
 from unmask_rt.errors import UsageError
 
@@ -62,7 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
     if models:
         if arguments.data is None:
             raise UsageError("there is nothing to measure on", "Give the prepared set: --data DATA.")
-        draw, judges = chosen(arguments), open_judges(arguments, notes)
+        draw = chosen(arguments)
+        notes += notes_on(draw)
+        judges = open_judges(arguments, draw, notes)
         known = [r.settings["size"] for r in stored.values()]
         size = arguments.size or (known[0] if known else default_size(models.values()))
         notes += [f"{name} has no map of its own: its map is where its output differs." for name in models

@@ -21,7 +21,7 @@ import numpy as np
 
 from trainer.evaluation import sheets, tables
 from trainer.evaluation.measure import BATCH, Measured, default_size, measure, name_of, restore
-from trainer.evaluation.options import add_common, check_common, chosen, open_judges, open_model
+from trainer.evaluation.options import add_common, check_common, chosen, notes_on, open_judges, open_model
 from trainer.evaluation.pictures import Draw, Drawer, at_size
 from trainer.evaluation.record import NAME, Record, record_of
 from unmask_rt import native_logs
@@ -61,8 +61,8 @@ def main(arguments: argparse.Namespace) -> int:
     check_common(arguments)
     draw = chosen(arguments)
     model = open_model(arguments.model, arguments)
-    notes: list[str] = []
-    judges = open_judges(arguments, notes)
+    notes = notes_on(draw)
+    judges = open_judges(arguments, draw, notes)
     if not model.has_map:
         notes.append("The model has no map of its own; map and gate figures are those of where its output differs.")
     models = {name_of(arguments.model): model}

@@ -51,6 +51,14 @@ class Estimate:
             return True
         return self.low <= other.high and other.low <= self.high
 
+    def distance_from(self, wanted: float) -> Estimate:
+        """How far it is from a wanted value, either way, with the interval that this has."""
+        value = abs(self.value - wanted)
+        if self.low is None or self.high is None:
+            return Estimate(value, None, None, self.count)
+        near, far = sorted((abs(self.low - wanted), abs(self.high - wanted)))
+        return Estimate(value, 0.0 if self.low <= wanted <= self.high else near, far, self.count)
+
 
 FIGURES: dict[str, Figure] = {
     "hole_psnr": Figure("hole PSNR, dB", digits=2),
@@ -138,9 +146,10 @@ def summarise(rows: Sequence[dict[str, float]]) -> dict[str, Estimate]:
 
 
 def better(a: Estimate, b: Estimate, figure: Figure) -> bool:
-    """Whether ``a`` beats ``b`` so that it may be claimed: a better value, and 95 % intervals that do not overlap."""
+    """Whether ``a`` beats ``b`` so that it may be claimed: a better value, and 95 % intervals (of the distance
+    from 1, where 1 is best) that do not overlap."""
+    if figure.better == "one":
+        a, b = a.distance_from(1), b.distance_from(1)
     if a.overlaps(b):
         return False
-    if figure.better == "one":
-        return abs(a.value - 1) < abs(b.value - 1)
     return a.value > b.value if figure.better == "higher" else a.value < b.value

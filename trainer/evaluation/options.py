@@ -72,7 +72,15 @@ def open_model(path: Path, arguments: argparse.Namespace) -> Restorer:
     return open_restorer(path, map_from=arguments.map, device=arguments.device)
 
 
-def open_judges(arguments: argparse.Namespace, notes: list[str]) -> Judges:
+def notes_on(draw: Draw) -> list[str]:
+    """What has to be known of the pictures to read their figures."""
+    if not draw.unnamed or draw.split == EVERY:
+        return []
+    names = ", ".join(draw.unnamed)
+    return [f"Nothing tells who is on pictures of {names}: a person may have been trained on in another picture."]
+
+
+def open_judges(arguments: argparse.Namespace, draw: Draw, notes: list[str]) -> Judges:
     """The networks that judge; where the descriptor cannot be had, its figures are left out and ``notes`` says so.
 
     Raises:
@@ -97,6 +105,6 @@ def open_judges(arguments: argparse.Namespace, notes: list[str]) -> Judges:
                 raise
             notes.append(f"Identity and Frechet face distance were left out: {error.message}")
         else:
-            if arguments.count < MIN_FRECHET:
+            if len(draw.rows) < MIN_FRECHET:
                 notes.append(f"The Frechet face distance was left out: it needs {MIN_FRECHET} pictures.")
     return Judges(features, descriptor)

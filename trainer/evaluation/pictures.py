@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.datasets import unnamed
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
 from trainer.masks import choose_families, draw_mask
@@ -49,6 +50,7 @@ class Draw:
         seed: of the masks.
         sources: whose faces these are, in alphabetical order; none: those of any.
         profiles: heads are turned into profiles by drawing (`trainer.turning`).
+        unnamed: sources of which some pictures do not tell who is on them, in alphabetical order.
     """
 
     data: Path
@@ -58,6 +60,7 @@ class Draw:
     seed: int
     sources: tuple[str, ...] = ()
     profiles: bool = False
+    unnamed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,10 @@ def choose(
         known = ", ".join(sorted({r["split"] for r in records if r["source"] in (wanted or there)}))
         raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
     picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
-    return Draw(data, split, tuple(picked), tuple(weights.items()), seed, tuple(sorted(wanted)), profiles)
+    chosen = [records[i] for i in picked]
+    alone = {r["source"] for r in chosen if r["identity"] == unnamed(r["source"], r["name"])}
+    parts = tuple(weights.items()), seed, tuple(sorted(wanted)), profiles, tuple(sorted(alone))
+    return Draw(data, split, tuple(picked), *parts)
 
 
 class Drawer:

@@ -72,11 +72,12 @@ class System(ABC):
 
     @classmethod
     def fetch(cls, options: dict[str, Any]) -> None:
-        """Fetches what a stage with these options looks through, where it comes over the network: called before the
-        first stage is trained, so that what cannot be had is known then.
+        """Fetches what a stage with these options looks through, where it comes over the network, and imports the
+        packages that hold it: called before the first stage is trained, so that what cannot be had is known then.
 
         Raises:
             ModelError: there is no way to get it.
+            ImportError: a package is missing.
         """
         return
 

@@ -8,6 +8,7 @@ picture with everything but the mask's place blacked out; both discriminators se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,10 @@ class DualPatch(System):
             "whole": PatchDiscriminator(3, width),
             "region": PatchDiscriminator(3, width),
         }
+
+    @classmethod
+    def fetch(cls, options: dict[str, Any]) -> None:
+        losses.require(options["backbone"])
 
     def prepare(self) -> None:
         self.optimizers = {name: self.adam(name) for name in ("generator", "whole", "region")}

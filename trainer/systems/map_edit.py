@@ -15,6 +15,7 @@ perceptual network and so its weight, SSIM of luma alone. Both discriminators ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,10 @@ class MapEdit(System):
 
     def build_inherited(self) -> dict[str, nn.Module]:
         return {"map": MapUNet(self.options.get("map_width", 64))}
+
+    @classmethod
+    def fetch(cls, options: dict[str, Any]) -> None:
+        losses.require(options["backbone"])
 
     def prepare(self) -> None:
         key = "discriminator_learning_rate"

@@ -63,6 +63,7 @@ class Realtime(System):
 
     @classmethod
     def fetch(cls, options: dict[str, Any]) -> None:
+        losses.require(options["backbone"])
         if options["loss"]["face"]:
             faceres.PUBLISHED.load()
 

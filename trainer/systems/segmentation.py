@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,20 @@ from trainer import losses
 from trainer.data import Batch
 from trainer.networks.realtime import MapNet
 from trainer.systems.base import Figures, System
+from unmask_rt.errors import UsageError
 
 
 class Segmentation(System):
     """Cross-entropy and soft Dice on faces with and without a mask. Options: ``learning_rate``, ``betas``."""
 
     averaged = ("map",)
+
+    def __init__(self, options: dict[str, Any], size: int) -> None:
+        if size != 256:
+            raise UsageError(
+                f"the map module has no size {size}", "Train it at 256; a stage's own size is stage.NAME.size."
+            )
+        super().__init__(options, size)
 
     def build(self) -> dict[str, nn.Module]:
         return {"map": MapNet(self.options["widths"]) if "widths" in self.options else MapNet()}
