@@ -78,10 +78,11 @@ def key_of(backend: Backend, model: bytes, variant: bytes, settings: Settings) -
         "input": f"uint8[{settings.batch}, {spec.crop_size}, {spec.crop_size}, 3]",
         "backend": backend.name,
         "precision": settings.precision,
-        "threads": str(settings.threads),
         "targets": " ".join(settings.target_gpu),
         **backend.key(settings),
     }
+    if not {"gpu", "targets"} & {name for name, value in parts.items() if value}:  # a GPU's engine has no threads
+        parts["threads"] = str(settings.threads)
     return Key(backend.name, settings.precision, parts)
 
 

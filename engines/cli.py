@@ -21,6 +21,7 @@ from engines.base import MOST_BATCH, PRECISIONS, Backend, Settings
 from unmask_rt import __version__, models
 from unmask_rt.console import Console
 from unmask_rt.errors import ExtraError, UnmaskError, UsageError
+from unmask_rt.threads import default_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     build = command("build", _build, "builds an engine, or the int8 form of a model, and keeps it")
-    _add_choice(build)
+    _add_choice(build, needed=True)
     build.add_argument("--target-gpu", nargs="+", default=[], metavar="SM", help="GPUs to build for: SM86 SM89 SM120")
     build.add_argument("--calibration", type=Path, metavar="FILE.npz", help="crops to make the int8 form with")
     build.add_argument("-o", "--out", type=Path, metavar="FILE", help="write it here too")
@@ -68,11 +69,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_choice(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--backend", choices=list(BACKENDS), help="which one (default: all that can be used here)")
-    to.add_argument("--precision", choices=PRECISIONS, help="which one (default: all that the backend runs)")
+def _add_choice(to: argparse.ArgumentParser, *, needed: bool = False) -> None:
+    backend, precision = "which one", "which one"
+    if not needed:
+        backend, precision = (
+            f"{backend} (default: all that can be used here)",
+            f"{precision} (default: all that it runs)",
+        )
+    to.add_argument("--backend", choices=list(BACKENDS), help=backend)
+    to.add_argument("--precision", choices=PRECISIONS, help=precision)
     to.add_argument("--batch", type=int, choices=range(1, MOST_BATCH + 1), default=1, help="crops a call (default: 1)")
-    to.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a call (default: 1)")
+    threads = default_threads()
+    to.add_argument(
+        "--threads", type=int, default=threads, metavar="N", help=f"threads of a call (default: {threads}, as the tool)"
+    )
     to.add_argument("--model", type=Path, metavar="FILE", help="another unmask model")
 
 
@@ -89,10 +99,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
     chosen = backend(arguments.backend)
     settings = _settings(arguments, arguments.precision)
     model, _ = models.load_unmask_model(arguments.model)
-    if settings.precision not in chosen.precisions:
-        raise UsageError(
-            f"{chosen.name} does not run {settings.precision}", f"It runs: {', '.join(chosen.precisions)}."
-        )
+    _require_precision(chosen, settings.precision)
     variant = variants.obtain(model, chosen.variant(settings.precision))
     key = cache.key_of(chosen, model, variant, settings)
     state = chosen.usable()
@@ -113,7 +120,9 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
         found = cache.read(key)
         built = found[1] if found is not None else b""
         console.result(f"{key.name}: {len(built) / 1e6:.1f} MB, compared with the reference and ready")
-    if arguments.out is not None and built:
+    if arguments.out is not None:
+        if not built:
+            raise UsageError(f"{chosen.name} builds nothing that could be written", "Leave -o out.")
         _write(arguments.out, built)
     return 0
 
@@ -177,7 +186,7 @@ def _bench(arguments: argparse.Namespace, console: Console) -> int:
         except UnmaskError as error:
             console.result(f"{label}: {error.message}")
     if not engines:
-        return 3
+        raise ExtraError("there is no engine to be timed", "`unmask-rt doctor` says why.")
     console.result(f"{arguments.threads} thread(s), one crop a call, 40 calls each, in turns; xN: as fast as the first")
     times = time_engines(engines, rounds=40)
     first = times[0]
@@ -246,10 +255,17 @@ def _chosen(arguments: argparse.Namespace, console: Console) -> list[tuple[Backe
                 raise ExtraError(f"{name} cannot be used here: {state.why}", "`unmask-rt doctor` says more.")
             console.note(f"{name}: {state.why}")
             continue
+        if arguments.backend and arguments.precision:
+            _require_precision(chosen, arguments.precision)
         for precision in [arguments.precision] if arguments.precision else chosen.precisions:
             if precision in chosen.precisions:
                 found.append((chosen, _settings(arguments, precision)))
     return found
+
+
+def _require_precision(chosen: Backend, precision: str) -> None:
+    if precision not in chosen.precisions:
+        raise UsageError(f"{chosen.name} does not run {precision}", f"It runs: {', '.join(chosen.precisions)}.")
 
 
 def _settings(arguments: argparse.Namespace, precision: str) -> Settings:

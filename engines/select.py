@@ -104,7 +104,7 @@ def _reason(chosen: Backend, state: Usable, model: bytes, settings: Settings) ->
         return f"the model's {chosen.variant(settings.precision)} form is not there (unmask-engine build)", ""
     key = cache.key_of(chosen, model, variant, settings)
     if chosen.builds and state.device != "cpu" and cache.read(key) is None:
-        return f"not built yet: unmask-engine build --backend {chosen.name}", ""
+        return f"not built yet: unmask-engine build --backend {chosen.name} --precision {settings.precision}", ""
     return "", key.name
 
 

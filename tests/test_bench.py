@@ -130,6 +130,11 @@ def figures_warn(capsys: pytest.CaptureFixture[str]) -> bool:
     return "busy" in capsys.readouterr().err
 
 
+def test_a_place_for_the_figures_is_looked_for_first(tmp_path: Path, fake: type[FakeUnmasker]) -> None:
+    assert run("bench", "--frames", FRAMES, "--json", tmp_path / "nowhere" / "x.json") == 2
+    assert not hasattr(fake, "modes"), "something was measured in vain"
+
+
 def test_source_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "--source", tmp_path / "missing.mp4") == 1
     assert "missing.mp4" in capsys.readouterr().err

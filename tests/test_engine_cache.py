@@ -57,6 +57,15 @@ def test_other_settings_are_another_engine(fake: FakeBackend, settings: Settings
     assert fake.builds_done == 2
 
 
+def test_threads_are_the_processor_s_business(fake: FakeBackend) -> None:
+    """What was built for a GPU is found again by a tool that asks with other threads."""
+    one, four = Settings(threads=1, target_gpu=("SM86",)), Settings(threads=4, target_gpu=("SM86",))
+    assert cache.key_of(fake, MODEL, MODEL, one).name == cache.key_of(fake, MODEL, MODEL, four).name
+    assert (
+        cache.key_of(fake, MODEL, MODEL, Settings()).name != cache.key_of(fake, MODEL, MODEL, Settings(threads=4)).name
+    )
+
+
 def test_another_version_is_another_engine(fake: FakeBackend) -> None:
     obtain("fake", MODEL, Settings()).close()
     fake.version = "1.1"
@@ -185,7 +194,7 @@ def test_auto_builds_nothing_for_a_gpu_by_itself(fake: FakeBackend) -> None:
     engine = engines.open_engine("auto", MODEL)
     assert engine.name == "onnxruntime" and not fake.builds_done
     _, rejected = select.candidates(engines.BACKENDS, MODEL, Settings())
-    assert "unmask-engine build --backend fake" in rejected["fake fp32"]
+    assert "unmask-engine build --backend fake --precision fp32" in rejected["fake fp32"]
 
 
 def test_a_device_that_is_lost_falls_back_to_the_processor(fake: FakeBackend, caplog: pytest.LogCaptureFixture) -> None:

@@ -334,6 +334,9 @@ def test_the_command_builds_verifies_lists_inspects_benches_and_cleans(
         (["build", "--calibration", "none.npz"], 3, "unmask-train calibration"),
         (["build", "--backend", "onnxruntime-coreml", "--precision", "int8"], 2, "does not run int8"),
         (["verify", "--backend", "onnxruntime-directml"], 3, "DmlExecutionProvider"),
+        (["verify", "--backend", "onnxruntime", "--precision", "fp16"], 2, "does not run fp16"),
+        (["bench", "--backend", "onnxruntime", "--precision", "fp16"], 2, "does not run fp16"),
+        (["build", "--backend", "onnxruntime", "--precision", "fp32", "-o", "x.bin"], 2, "builds nothing"),
         (["inspect", "nothing-of-this-name"], 2, "unmask-engine list"),
     ],
 )

@@ -27,6 +27,7 @@ from unmask_rt.sinks import EncodeOptions, Sink, SinkReport, open_sink
 from unmask_rt.sinks.encoders import available_encoders, encoder_options, find_encoder, pixel_format
 from unmask_rt.sinks.null import NullSink
 from unmask_rt.sinks.pictures import PictureSink, plan_names
+from unmask_rt.sinks.streams import WAIT_S, _Clock
 from unmask_rt.sinks.video import VideoSink
 from unmask_rt.sources import Source, open_source
 from unmask_rt.sources.arrays import ArraySource
@@ -251,6 +252,10 @@ def test_the_pixel_format_is_kept_or_the_nearest() -> None:
         ("libx264", "yuva420p", "yuv420p"),
         ("libsvtav1", "yuvj420p", "yuv420p"),
         ("libx265", "gbrp", "gbrp"),
+        ("libx264", "bgr24", "yuv420p"),  # what cameras give
+        ("libvpx-vp9", "rgb24", "yuv420p"),
+        ("libx264rgb", "bgr24", "bgr24"),
+        ("ffv1", "rgb24", "bgr0"),
     ):
         assert pixel_format(find_encoder(codec), given, 64, 64) == expected, (codec, given)
     assert pixel_format(find_encoder("libx264"), "yuv420p", 63, 64) == "yuv444p"
@@ -388,7 +393,124 @@ def test_pcm_becomes_aac_where_needed(tmp_path: Path) -> None:
     assert any("converted to aac" in note for note in report.notes)
 
 
+def with_sound(path: Path, codec: str, sound: str, *, seconds: int = 1) -> Path:
+    """A file with sound as its container keeps it: AAC with headers in MPEG-TS, PCM without places in AVI."""
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream(codec, rate=25, width=96, height=64)
+        video.pix_fmt = "yuv420p"
+        audio: Any = container.add_stream(sound, rate=48_000, layout="stereo")
+        for i, picture in enumerate(moving_gradient(25 * seconds)):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        wave = np.sin(np.arange(48_000 * seconds, dtype=np.float32) / 20)[None].repeat(2, 0) * 0.2
+        heard = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), "fltp", "stereo")
+        heard.sample_rate, heard.pts, heard.time_base = 48_000, 0, Fraction(1, 48_000)
+        coder = audio.codec_context
+        cut = av.AudioResampler(coder.format, "stereo", 48_000, coder.frame_size or 1024)
+        for piece in (*cut.resample(heard), *cut.resample(None)):
+            container.mux(audio.encode(piece))
+        container.mux(audio.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "sound", "suffix", "becomes"),
+    [
+        ("in.avi", "mpeg4", "pcm_s16le", ".mp4", "aac"),
+        ("in.avi", "mpeg4", "pcm_s16le", ".mov", "pcm_s16le"),
+        ("in.ts", "libx264", "aac", ".mp4", "aac"),
+        ("in.ts", "libx264", "aac", ".mov", "aac"),
+        ("in.ts", "libx264", "aac", ".avi", "aac"),
+        ("in.mkv", "libx264", "libopus", ".mov", "aac"),
+        ("in.mkv", "libx264", "flac", ".mov", "aac"),
+    ],
+)
+def test_sound_of_any_container_arrives_in_any_other(
+    tmp_path: Path, source: str, codec: str, sound: str, suffix: str, becomes: str
+) -> None:
+    path = with_sound(tmp_path / source, codec, sound)
+    copied = sound == becomes and suffix != ".avi"
+    report = copy(open_source(path), tmp_path / f"out{suffix}", EncodeOptions(codec="mpeg4", preset=None))
+    assert any("was converted to aac" in note for note in report.notes) is not copied
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert container.streams.audio[0].codec_context.name == becomes
+        heard = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    assert abs(sum(h.shape[-1] // (1 if h.shape[0] == 2 else 2) for h in heard) - 48_000) < 4000
+    assert max(float(np.abs(h.astype(np.float64)).max()) for h in heard) > 0.1, "silence"
+
+
+def test_a_comment_in_capitals_is_kept(tmp_path: Path) -> None:
+    """Matroska's own key is COMMENT."""
+    path = write_video(tmp_path / "plain.mkv", moving_gradient(3))
+    with av.open(str(path)) as given, av.open(str(tmp_path / "in.mkv"), "w") as container:
+        container.metadata["comment"] = "my own words"
+        video: Any = container.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(given.streams.video[0]):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    copy(open_source(tmp_path / "in.mkv"), tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        comments = [text for key, text in container.metadata.items() if key.lower() == "comment"]
+    assert comments == [f"my own words; {MADE_BY.comment}"]
+
+
+def test_a_stream_s_sound_is_left_and_said(tmp_path: Path) -> None:
+    info = replace(ArraySource(moving_gradient(3)).info, kind="live", live=True, audio_streams=1)
+    sink = VideoSink(tmp_path / "out.mp4", info, QUICK, MADE_BY)
+    for frame in ArraySource(moving_gradient(3)):
+        sink.write(frame)
+    assert any("sound is not recorded" in note for note in sink.finish().notes)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_recordings_that_were_joined_go_on_where_the_first_ended(tmp_path: Path, suffix: str) -> None:
+    """Their clock begins anew at the joint: every frame and the sound follow what was before, as long as both parts."""
+    part = with_sound(tmp_path / "part.ts", "libx264", "aac", seconds=2).read_bytes()
+    (tmp_path / "in.ts").write_bytes(part + part)
+    source = open_source(tmp_path / "in.ts")
+    report = copy(source, tmp_path / f"out{suffix}")
+    assert any("began anew 1 times" in note for note in source.notes) and report.frames == 100
+    out = tmp_path / f"out{suffix}"
+    steps = np.diff([float(frame.time or 0) for frame in decoded(out)])
+    assert np.allclose(steps, 0.04, atol=0.002), "the joint is a frame like any other"
+    sound = [float(when) for when, _ in packets(out)]
+    assert all(0.01 < step < 0.06 for step in np.diff(sound)) and 3.8 < sound[-1] < 4.1
+
+
+def test_sound_whose_clock_alone_begins_anew_goes_on(tmp_path: Path) -> None:
+    clock = _Clock(resets := [])
+    for stamp in (0, 5, 9):
+        clock.read(Fraction(stamp))
+        assert clock.shift(Fraction(stamp), Fraction(stamp)) == 0
+    clock.end = Fraction(10)
+    clock.read(Fraction(0))
+    assert clock.shift(Fraction(0), Fraction(12)) is None, "the picture may come to a joint yet"
+    assert clock.shift(Fraction(0), Fraction(10 + WAIT_S)) == 10 == clock.shift(Fraction(0), None)
+    clock.read(Fraction(3))
+    assert clock.shift(Fraction(3), Fraction(0)) == 10 and not clock.overlaps(Fraction(13), Fraction(1))
+    assert clock.overlaps(Fraction(9), Fraction(1))
+    other = _Clock(resets)
+    other.read(Fraction(9))
+    other.read(Fraction(1))
+    assert other.shift(Fraction(1), Fraction(9)) is None
+    resets.append(Fraction(8))
+    assert other.shift(Fraction(1), Fraction(9)) == 8
+
+
 # Partial files, kills, full disks
+
+
+def test_what_an_earlier_run_has_left_is_not_touched(tmp_path: Path) -> None:
+    out, left = tmp_path / "out.mp4", tmp_path / ".out.partial.mp4"
+    write_video(left, moving_gradient(3))
+    before = left.read_bytes()
+    assert copy(ArraySource(moving_gradient(4)), out).path == out
+    assert left.read_bytes() == before and sorted(tmp_path.iterdir()) == [left, out]
+    report = copy(open_source(left), out, overwrite=True)  # the rescued part itself as input
+    assert report.frames == 3 and left.read_bytes() == before
 
 
 def test_nothing_partial_is_left_and_names_with_colons_work(tmp_path: Path) -> None:
@@ -473,6 +595,21 @@ def test_a_full_disk_is_a_sink_error_and_leaves_a_playable_file(tmp_path: Path) 
     assert "cannot be written" in done.stdout and "Make room" in done.stdout and f"{out} False" in done.stdout
     assert out.stat().st_size <= 600_000
     assert len(decoded(out, torn=True)) >= 20
+
+
+def test_a_part_that_does_not_play_is_not_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = VideoSink(tmp_path / "out.mp4", ArraySource(moving_gradient(3)).info, QUICK, MADE_BY)
+    for frame in ArraySource(moving_gradient(3)):
+        sink.write(frame)
+    close = sink._close
+
+    def torn() -> None:
+        close()
+        os.truncate(sink._partial, 40)
+
+    monkeypatch.setattr(sink, "_close", torn)
+    report = sink.abort()
+    assert report.path == tmp_path / "out.mp4" and any("cannot be played" in note for note in report.notes)
 
 
 def test_no_frame_is_an_error(tmp_path: Path) -> None:

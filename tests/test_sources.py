@@ -7,7 +7,7 @@ import http.server
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from PIL import Image
 from tests.media import moving_gradient, write_video
 from unmask_rt import orient, planes
 from unmask_rt.errors import SourceError, UsageError
+from unmask_rt.sinks import EncodeOptions, open_sink
 from unmask_rt.sources import Source, open_source
 from unmask_rt.sources.arrays import ArraySource
 from unmask_rt.sources.camera import CameraSource
@@ -322,6 +323,50 @@ def test_a_stream_over_http(tmp_path: Path) -> None:
             thread.join()
 
 
+def test_a_file_on_a_server_waits_and_keeps_its_sound(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mkv", moving_gradient(30), tone_hz=440)
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.mkv")
+            assert not source.info.live and source.info.kind == "video" and source.info.path is None
+            sink = open_sink(tmp_path / "out.mp4", source, encode=EncodeOptions(preset="ultrafast"))
+            for frame in source:
+                sink.write(frame)
+            assert sink.finish().frames == 30
+        finally:
+            server.shutdown()
+            thread.join()
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(f.samples for f in container.decode(audio=0)) > 48_000
+
+
+def test_a_disk_that_fails_in_the_middle_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a file that ends there."""
+    source = open_source(write_video(tmp_path / "a.mkv", moving_gradient(30)))
+    given = []
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(container, name)
+
+        def demux(self, stream: Any) -> Iterator[Any]:
+            raise OSError(5, "Input/output error")
+            yield
+
+    for frame in (frames := iter(source)):
+        given.append(frame)
+        if len(given) == 5:
+            break
+    container = source._container  # type: ignore[attr-defined]
+    source._container = Failing()  # type: ignore[attr-defined]
+    source._decoded = source._decode()  # type: ignore[attr-defined]
+    with pytest.raises(SourceError, match="can be read no further: Input/output error"):
+        list(frames)
+
+
 @pytest.mark.parametrize("spec", ["http://127.0.0.1:9/x.mp4", "rtsp://127.0.0.1:9/x", "lavfi:nosuchfilter"])
 def test_streams_that_do_not_answer(spec: str) -> None:
     with pytest.raises(SourceError, match="cannot be opened"):
@@ -378,7 +423,8 @@ def test_a_slow_reader_sees_the_latest_picture() -> None:
     next(frames)
     time.sleep(0.1)
     before_ns = time.monotonic_ns()
-    assert next(frames).captured_ns > before_ns - 50_000_000
+    missed = source._missed
+    assert missed and next(frames).captured_ns > before_ns - 50_000_000
     frames.close()  # type: ignore[attr-defined]
     assert any("faster than they were fetched" in note for note in source.notes)
 
@@ -400,6 +446,41 @@ def test_a_corrupt_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None
     assert len(source.failures) == 2
     assert source.failures[0].startswith("b.jpg") and source.failures[1].startswith(str(Path("sub/d.jpg")))
     assert [source.picture(i).relative for i in (0, 1)] == [Path("a.png"), Path("sub/c.jpg")]
+
+
+def test_whatever_a_damaged_picture_raises_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(moving_gradient(1)[0]).save(tmp_path / f"{name}.png")
+    read = PictureSource._read
+
+    def damaged(self: PictureSource, path: Path) -> Any:
+        if path.name == "a.png":
+            raise RuntimeError("a decoder's own")
+        return read(self, path)
+
+    monkeypatch.setattr(PictureSource, "_read", damaged)
+    source = PictureSource(tmp_path)
+    assert len(list(source)) == 1 and source.failures == ["a.png cannot be read: a decoder's own"]
+
+
+def test_damaged_exif_data_cost_the_exif_data_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(moving_gradient(1)[0]).save(path, quality=95)
+    plain = path.read_bytes()
+    tags = bytes.fromhex("4d4d002a00000008 0001 0100 0002 00000001 35000000 00000000")  # a width that is a text
+    path.write_bytes(plain[:2] + b"\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags + plain[2:])
+    source = PictureSource(path)
+    (frame,) = source
+    assert source.picture(frame.index).exif is None and any("EXIF data are damaged" in note for note in source.notes)
+
+
+def test_the_results_of_a_run_before_are_no_input(tmp_path: Path) -> None:
+    for name in ("a.png", "out/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(moving_gradient(1)[0]).save(tmp_path / name)
+    assert len(open_source(tmp_path).info.name) and len(list(open_source(tmp_path))) == 2
+    assert len(list(open_source(tmp_path, leave_out=tmp_path / "out"))) == 1
+    assert len(list(open_source(tmp_path / "out", leave_out=tmp_path / "out"))) == 1
 
 
 def test_one_corrupt_picture_is_an_error(tmp_path: Path) -> None:

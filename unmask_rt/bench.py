@@ -33,7 +33,7 @@ from unmask_rt.errors import SourceError, UnmaskError
 from unmask_rt.frames import Frame
 from unmask_rt.job import unmasker_options
 from unmask_rt.pipeline import Pipeline, RunReport, Stage
-from unmask_rt.report import Tally, environment, to_json, write_json
+from unmask_rt.report import Tally, check_place, environment, to_json, write_json
 from unmask_rt.sample import builtin_clip
 from unmask_rt.sinks import EncodeOptions, open_sink
 from unmask_rt.sources import Source, open_source
@@ -128,6 +128,8 @@ def run_bench(arguments: argparse.Namespace, console: Console) -> int:
     Returns:
         0, 1 if too few frames were treated, 130 if interrupted.
     """
+    if arguments.json not in (None, "-"):
+        check_place(Path(arguments.json))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     cv2.setNumThreads(1)
     unmasker = Unmasker(unmasker_options(arguments))
@@ -226,8 +228,6 @@ def _publish(
     if arguments.json == "-":
         print(to_json(figures))
         return
-    if arguments.json:
-        write_json(Path(arguments.json), figures)
     console.result(summary_table(runs, ratio, arguments.rate))
     console.result(latency_table(unpaced.run.latency, "unpaced"))
     console.result(latency_table(paced.run.latency, f"paced at {arguments.rate:g} fps"))
@@ -235,6 +235,8 @@ def _publish(
     console.result("engine: " + ", ".join(f"{key} {value}" for key, value in engine.items()))
     console.result("versions: " + ", ".join(f"{key} {value}" for key, value in figures["versions"].items()))
     console.result("machine: " + ", ".join(f"{key} {value}" for key, value in figures["machine"].items()))
+    if arguments.json:
+        write_json(Path(arguments.json), figures)
 
 
 def summary_table(runs: Sequence[Measurement], ratio: float, rate: float) -> Table:

@@ -15,7 +15,7 @@ from unmask_rt.console import Console, RunProgress, faces_table, latency_table
 from unmask_rt.errors import INTERRUPTED, UsageError
 from unmask_rt.pipeline import Pipeline, RunReport
 from unmask_rt.provenance import DIGITAL_SOURCE_TYPE
-from unmask_rt.report import Tally, run_dict, write_json
+from unmask_rt.report import Tally, check_place, run_dict, write_json
 from unmask_rt.sinks import EncodeOptions, Provenance, open_sink
 from unmask_rt.sources import CAMERA, Source, open_source
 from unmask_rt.sources.base import Kind
@@ -42,7 +42,8 @@ def run_job(arguments: argparse.Namespace, console: Console) -> int:
     warm_up()
     spec = _spec(arguments)
     _check_report(arguments)
-    source = open_source(spec, start_s=arguments.start, duration_s=arguments.duration)
+    results = None if arguments.output is None else Path(arguments.output)
+    source = open_source(spec, start_s=arguments.start, duration_s=arguments.duration, leave_out=results)
     try:
         if arguments.output is None and not source.info.live:
             raise UsageError("There is no output.", "Give one with -o; only live sources are shown in a window.")
@@ -97,6 +98,8 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
             kept = pipeline.sink_report
             if kept is not None and kept.path is not None:
                 console.note(f"{kept.path} holds what was made until then ({kept.frames} frames)")
+                for note in kept.notes:
+                    console.note(note)
             raise
     notes = [*source.notes, *(run.sink.notes if run.sink else ())]
     for note in notes:
@@ -158,12 +161,10 @@ def _spec(arguments: argparse.Namespace) -> str | Path:
 
 
 def _check_report(arguments: argparse.Namespace) -> None:
-    """Before the work, so that it is not done in vain."""
     report: Path | None = arguments.report
     if report is None:
         return
-    if report.is_dir() or not report.absolute().parent.is_dir():
-        raise UsageError(f"The report {report} cannot be written there.", "Give a file in a folder that exists.")
+    check_place(report)
     others = [Path(other) for other in (arguments.output, arguments.source) if other is not None]
     if any(report.absolute() == other.absolute() for other in others):
         raise UsageError(f"{report} would be report and video at once.", "Give another --report.")

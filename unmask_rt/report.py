@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask_rt import __version__
-from unmask_rt.errors import SinkError
+from unmask_rt.errors import SinkError, UsageError
 from unmask_rt.frames import FoundBy, Packet
 from unmask_rt.pipeline import RunReport
 from unmask_rt.sources.base import SourceInfo
@@ -134,7 +134,17 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
     try:
         path.write_text(to_json(report) + "\n", encoding="utf-8")
     except OSError as error:
-        raise SinkError(f"The report {path} cannot be written: {error.strerror}.", "Give another --report.") from error
+        raise SinkError(f"The report {path} cannot be written: {error.strerror}.", "Give another file.") from error
+
+
+def check_place(path: Path) -> None:
+    """Before the work, so that it is not done in vain.
+
+    Raises:
+        UsageError: a report cannot be written there.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"The report {path} cannot be written there.", "Give a file in a folder that exists.")
 
 
 def to_json(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The whole way of a frame without threads: find, inpaint, steady, blend.
+"""The whole way of a frame in one call: find, inpaint, steady and blend, one after the other.
 
 with Unmasker() as unmasker:
     finished = unmasker.process(frame)

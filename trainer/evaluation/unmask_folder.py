@@ -22,8 +22,8 @@ from unmask_rt.inpaint import InpaintStage
 from unmask_rt.job import TOOL
 from unmask_rt.provenance import Provenance
 from unmask_rt.show import BlendStage
-from unmask_rt.sinks.files import check_output
-from unmask_rt.sinks.pictures import PictureSink, make_folder, partial_of, plan_names
+from unmask_rt.sinks.files import check_output, partial_of
+from unmask_rt.sinks.pictures import PictureSink, make_folder, plan_names
 from unmask_rt.sources.pictures import PictureInfo, PictureSource
 from unmask_rt.unmasker import UnmaskerOptions
 
@@ -61,7 +61,7 @@ def unmask_folder(
     targets = {relative: out / "maps" / name for relative, name in names.items()}
     for target in targets.values():
         make_folder(target.parent)
-        check_output(target, partial_of(target), inputs=(), overwrite=overwrite)
+        check_output(target, inputs=(), overwrite=overwrite)
     make_folder(out / "results")
     sink = PictureSink(out / "results", source, Provenance(engine.sha256, TOOL), overwrite=overwrite)
     find = FindStage(

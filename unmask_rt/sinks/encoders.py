@@ -98,8 +98,14 @@ def pixel_format(codec: av.Codec, source: str, width: int, height: int) -> str:
     plain = source.replace("yuvj", "yuv")
     if source in usable or plain in usable:
         return source if source in usable else plain
+    if codec.lossy and "yuv420p" in usable and av.VideoFormat(source, 2, 2).is_rgb and not _deep(source):
+        return "yuv420p"  # cameras give RGB; what is nearest to it (4:4:4) few players and no chips decode
     best, _ = find_best_pix_fmt_of_list(usable, source, False)
     return best.name if best is not None else usable[0]
+
+
+def _deep(name: str) -> bool:
+    return any(part.bits > 8 for part in av.VideoFormat(name, 2, 2).components)
 
 
 def encoder_options(codec: av.Codec, options: EncodeOptions) -> tuple[dict[str, str], int | None]:

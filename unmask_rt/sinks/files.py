@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,12 +10,21 @@ from pathlib import Path
 from unmask_rt.errors import SinkError, UsageError
 
 
-def check_output(path: Path, partial: Path, *, inputs: Iterable[Path], overwrite: bool) -> None:
+def partial_of(path: Path) -> Path:
+    """The file beside an output that is written first, of a name that nothing has: what an earlier run has left
+    unfinished may be somebody's only copy."""
+    for number in itertools.count(1):
+        partial = path.with_name(f".{path.stem}.partial{f'-{number}' if number > 1 else ''}{path.suffix}")
+        if not os.path.lexists(partial):
+            return partial
+    raise AssertionError("names do not run out")
+
+
+def check_output(path: Path, *, inputs: Iterable[Path], overwrite: bool) -> None:
     """Makes sure that ``path`` may and can be written, without touching it.
 
     Args:
         path: the output.
-        partial: the file beside it that is written first.
         inputs: files that must not be overwritten.
         overwrite: whether ``path`` may be there already.
 
@@ -29,8 +39,9 @@ def check_output(path: Path, partial: Path, *, inputs: Iterable[Path], overwrite
         raise UsageError(f"{path} is a folder", "Give a file name.")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already", "Give another name, or -y to replace it.")
+    partial = partial_of(path)
     try:
-        with partial.open("wb"):
+        with partial.open("xb"):
             pass
         partial.unlink()
     except OSError as error:

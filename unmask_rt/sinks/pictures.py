@@ -16,7 +16,7 @@ from unmask_rt.errors import SinkError, UsageError
 from unmask_rt.frames import Frame
 from unmask_rt.provenance import Provenance, splice_jpeg, splice_png
 from unmask_rt.sinks.base import SinkReport
-from unmask_rt.sinks.files import check_output
+from unmask_rt.sinks.files import check_output, partial_of
 from unmask_rt.sources.pictures import PictureInfo, PictureSource
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -65,7 +65,7 @@ class PictureSink:
             if not to_file:
                 make_folder(target.parent)
             same_name = by_name.get(target.name.casefold(), [])
-            check_output(target, partial_of(target), inputs=same_name, overwrite=overwrite)
+            check_output(target, inputs=same_name, overwrite=overwrite)
         self._notes: list[str] = []
         self._frames = 0
         self._report: SinkReport | None = None
@@ -74,13 +74,13 @@ class PictureSink:
         """Writes one picture; see `Sink`."""
         picture = self._source.picture(frame.index)
         target = self._targets[picture.relative]
+        partial = partial_of(target)
         try:
             data = self._encode(frame, picture, FORMATS[target.suffix.lower()])
-            partial = partial_of(target)
             partial.write_bytes(data)
             os.replace(partial, target)
         except (OSError, ValueError) as error:
-            partial_of(target).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise SinkError(f"{target} cannot be written: {error}", "Is the disk full?") from error
         self._frames += 1
 
@@ -158,11 +158,6 @@ def _pixels(frame: Frame) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     if video.format.name in ("gray", "rgb24", "rgba"):
         return np.ascontiguousarray(planes.rows(video)[0])
     return np.ascontiguousarray(planes.rows(planes.convert(video, "rgb24"))[0])
-
-
-def partial_of(path: Path) -> Path:
-    """Where a picture is written before it takes its name."""
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
 
 
 def make_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ import av
 from av.stream import Discard, Disposition
 
 from unmask_rt.sources.base import SourceInfo
+from unmask_rt.sources.video import RESET_S
 
 AAC_BITS = 192_000
 _OWN_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
@@ -34,8 +35,54 @@ _ONLY = {
     }
 }
 """What a container really takes where FFmpeg would say yes to anything."""
+_NEVER = {"mov": {"opus", "flac"}}
+"""What it takes at first and refuses when the file is finished."""
 _NO_NEGATIVE = frozenset({"matroska", "webm"})
 _STREAM_KEYS = frozenset({"language", "title", "handler_name"})
+WAIT_S = 10
+"""How far the picture may get before a stream whose clock has begun anew no longer waits for the picture's to do so."""
+
+
+class _Clock:
+    """The time of one stream, whose stamps may begin anew where recordings were joined (`SourceInfo.resets`).
+
+    Attributes:
+        end: media time, in seconds, up to which the stream has been written.
+    """
+
+    def __init__(self, resets: list[Fraction]) -> None:
+        self._resets = resets
+        self._last: Fraction | None = None
+        self._count = 0
+        self._own: dict[int, Fraction] = {}
+        self.end = Fraction(0)
+
+    def read(self, raw_s: Fraction) -> None:
+        """Takes note of a stamp, in the order of the file."""
+        if self._last is not None and self._last - raw_s > RESET_S:
+            self._count += 1
+        self._last = raw_s
+
+    def shift(self, raw_s: Fraction, picture_s: Fraction | None) -> Fraction | None:
+        """What the stamp last read is moved on by, in seconds: as far as the picture's at the same place; None until
+        that is known.
+
+        Args:
+            raw_s: the stamp.
+            picture_s: media time that the picture has come to; None at its end.
+        """
+        count = self._count
+        if count in self._own:
+            return self._own[count]
+        if count <= len(self._resets):
+            return self._resets[count - 1] if count else Fraction(0)
+        if picture_s is not None and picture_s < self.end + WAIT_S:
+            return None
+        return self._own.setdefault(count, self.end - raw_s)  # the picture's clock goes on: only this one began anew
+
+    def overlaps(self, time_s: Fraction, length_s: Fraction) -> bool:
+        """Whether a packet after a new beginning belongs before what has been written."""
+        return self._count > 0 and time_s + length_s / 2 < self.end
 
 
 class SideStreams:
@@ -43,15 +90,17 @@ class SideStreams:
 
     Args:
         output: not started yet; streams are added to it here.
-        info: of the source; its ``path`` must be a file.
+        info: of the source; its ``address`` is opened again.
         notes: gets a sentence for each thing that the output does not take.
     """
 
     def __init__(self, output: av.container.OutputContainer, info: SourceInfo, notes: list[str]) -> None:
-        assert info.path is not None
+        assert info.address is not None
         self._output, self._info, self._notes = output, info, notes
-        self._input = av.open(str(info.path), metadata_errors="replace")
+        self._input = av.open(info.address, metadata_errors="replace")
         self._copied: dict[int, Any] = {}
+        self._filters: dict[int, av.BitStreamFilterContext] = {}
+        self._clocks: dict[int, _Clock] = {}
         self._coded: dict[int, _Transcoder] = {}
         self._broken = 0
         self._pending: av.Packet[Any] | None = None
@@ -65,26 +114,37 @@ class SideStreams:
                 self._input.seek(int(info.origin_s * 1_000_000))
             except av.FFmpegError:
                 self._notes.append("The file cannot be searched: its sound was read from the start.")
+        self._clocks = {stream.index: _Clock(info.resets) for stream in streams}
+        self._open = set(self._clocks)
         self._packets = self._packets_of(streams)
 
     def advance(self, until_s: Fraction | None) -> None:
         """Copies what belongs before that time of the output; None copies the rest."""
-        while True:
+        origin, end = self._info.origin_s, self._info.end_s
+        until_s = None if until_s is None else until_s + origin
+        while self._open:
             packet = self._pending or next(self._packets, None)
             self._pending = None
             if packet is None:
                 return
-            time_s = (
-                packet.dts if packet.dts is not None else packet.pts or 0
-            ) * packet.time_base - self._info.origin_s
-            if until_s is not None and time_s > until_s:
+            clock = self._clocks[packet.stream.index]
+            shift = clock.shift(_stamp(packet), until_s)
+            if shift is None or (until_s is not None and _decoded_s(packet) + shift > until_s):
                 self._pending = packet
                 return
-            self._write(packet)
+            time_s, length_s = _stamp(packet) + shift, (packet.duration or 0) * packet.time_base
+            if end is not None and time_s >= end:
+                self._open.discard(packet.stream.index)
+            elif (origin <= 0 or time_s >= origin) and not clock.overlaps(time_s, length_s):
+                clock.end = max(clock.end, time_s + length_s)
+                self._write(packet, origin - shift)
 
     def finish(self, end_s: Fraction | None) -> None:
         """Copies what is left up to the end of the cut (None: of the file) and empties the encoders."""
         self.advance(end_s)
+        for index, bits in self._filters.items():
+            for packet in bits.filter(None):
+                self._send(index, packet)
         for coder in self._coded.values():
             for packet in coder.flush():
                 self._output.mux(packet)
@@ -114,7 +174,7 @@ class SideStreams:
             self._notes.append(f"The data stream {name} is not copied.")
             return False
         try:
-            if name not in _ONLY.get(self._output.format.name, {name}):
+            if not self._takes(stream, name):
                 raise ValueError(name)
             copy: Any = self._output.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError):
@@ -131,9 +191,20 @@ class SideStreams:
             )
         else:
             self._copied[stream.index] = copy
+            if _is_adts(stream) and self._output.format.name in ("mp4", "mov"):
+                self._filters[stream.index] = av.BitStreamFilterContext("aac_adtstoasc", stream)
         copy.metadata.update({k: v for k, v in stream.metadata.items() if k in _STREAM_KEYS})
         copy.disposition = stream.disposition
         return True
+
+    def _takes(self, stream: Any, name: str) -> bool:
+        """Whether the container keeps a stream as it is; what FFmpeg refuses when it is added is found out then."""
+        container = self._output.format.name
+        if name not in _ONLY.get(container, {name}) or name in _NEVER.get(container, ()):
+            return False
+        if container == "avi" and _is_adts(stream):
+            return False
+        return not (container == "mp4" and name.startswith("pcm_") and "channels" in stream.codec_context.layout.name)
 
     def _copy_metadata(self) -> None:
         self._output.metadata.update({k: v for k, v in self._input.metadata.items() if k.lower() not in _OWN_KEYS})
@@ -151,10 +222,8 @@ class SideStreams:
             self._output.set_chapters(chapters)  # type: ignore[arg-type]
 
     def _packets_of(self, streams: list[Any]) -> Generator[av.Packet[Any], None, None]:
-        origin, end = self._info.origin_s, self._info.end_s
-        open_ends = {s.index for s in streams}
         packets = self._input.demux(streams) if streams else iter(())
-        while open_ends:
+        while True:
             try:
                 packet = next(packets)
             except StopIteration:
@@ -165,26 +234,22 @@ class SideStreams:
                     return
                 packets = self._input.demux(streams)
                 continue
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if packet.size == 0 or stamp is None:
+            if packet.size == 0 or (packet.pts is None and packet.dts is None):
                 continue
-            time_s = stamp * packet.time_base
-            if origin > 0 and time_s < origin:
-                continue
-            if end is not None and time_s >= end:
-                open_ends.discard(packet.stream.index)
-                continue
-            yield packet
+            if packet.stream.index in self._open:
+                self._clocks[packet.stream.index].read(_stamp(packet))
+                yield packet
 
-    def _write(self, packet: av.Packet[Any]) -> None:
+    def _write(self, packet: av.Packet[Any], origin_s: Fraction) -> None:
+        """Copies or converts a packet; the output's time begins at ``origin_s`` of its stamps."""
         index = packet.stream.index
         if packet.stream.name == "mov_text" and packet.size <= 2:
             return  # the end of a line, which the muxer writes by itself
         if index in self._coded:
-            for coded in self._coded[index].encode(packet, self._info.origin_s):
+            for coded in self._coded[index].encode(packet, origin_s):
                 self._output.mux(coded)
             return
-        shift = round(self._info.origin_s / packet.time_base)
+        shift = round(origin_s / packet.time_base)
         if packet.pts is not None:
             packet.pts -= shift
         if packet.dts is not None:
@@ -193,8 +258,28 @@ class SideStreams:
             # The muxer would move all streams, the picture too, to make room for an encoder's few lead-in samples.
             packet.pts = None if packet.pts is None else max(0, packet.pts)
             packet.dts = None if packet.dts is None else max(0, packet.dts)
+        if index in self._filters:
+            for filtered in self._filters[index].filter(packet):
+                self._send(index, filtered)
+        else:
+            self._send(index, packet)
+
+    def _send(self, index: int, packet: av.Packet[Any]) -> None:
         packet.stream = self._copied[index]
         self._output.mux(packet)
+
+
+def _stamp(packet: av.Packet[Any]) -> Fraction:
+    return Fraction((packet.pts if packet.pts is not None else packet.dts or 0) * packet.time_base)
+
+
+def _decoded_s(packet: av.Packet[Any]) -> Fraction:
+    return Fraction((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
+
+
+def _is_adts(stream: Any) -> bool:
+    """AAC with a header before each packet, as transport streams have it, instead of one for all."""
+    return stream.name == "aac" and not stream.codec_context.extradata
 
 
 class _Transcoder:

@@ -17,7 +17,7 @@ from unmask_rt.frames import Frame
 from unmask_rt.provenance import Provenance, append_to_mp4
 from unmask_rt.sinks import encoders
 from unmask_rt.sinks.base import EncodeOptions, SinkReport
-from unmask_rt.sinks.files import check_output, place
+from unmask_rt.sinks.files import check_output, partial_of, place
 from unmask_rt.sinks.streams import SideStreams
 from unmask_rt.sources.base import SourceInfo
 
@@ -70,8 +70,8 @@ class VideoSink:
         self._encoder_options, self._quantiser = encoders.encoder_options(self._codec, options)
         _check_codec(container, self._codec)
         encoders.check_hardware(options.codec)
-        self._partial = self._path.with_name(f".{self._path.stem}.partial{self._path.suffix}")
-        check_output(self._path, self._partial, inputs=[info.path] if info.path else [], overwrite=overwrite)
+        check_output(self._path, inputs=[info.path] if info.path else [], overwrite=overwrite)
+        self._partial = partial_of(self._path)
         self._info, self._options, self._provenance = info, options, provenance
         self._notes: list[str] = []
         self._output: av.container.OutputContainer | None = None
@@ -124,6 +124,8 @@ class VideoSink:
             kept = place(self._partial, self._path, self._notes) if self._frames else None
             if not self._frames:
                 self._partial.unlink(missing_ok=True)
+            elif kept is not None and not _plays(kept):
+                self._notes.append(f"{kept} cannot be played as it is.")
             self._report = SinkReport(kept, self._frames, False, tuple(self._notes), self._codec.name)
         return self._report
 
@@ -162,9 +164,12 @@ class VideoSink:
                 "Try another --codec.",
             )
         self._output, self._unit = output, unit
-        if self._options.audio and self._info.path is not None and self._info.kind == "video":
+        if self._options.audio and self._info.address is not None:
             self._side = SideStreams(output, self._info, self._notes)
-        output.metadata.update(self._provenance.tags(output.metadata.get("comment", "")))
+        elif self._options.audio and self._info.audio_streams:
+            self._notes.append("The stream's sound is not recorded.")
+        own = {key for key in output.metadata if key.lower() == "comment"}  # Matroska's is in capitals
+        output.metadata.update(self._provenance.tags("; ".join(output.metadata.pop(key) for key in sorted(own))))
         output.start_encoding()
 
     def _add_video(
@@ -239,8 +244,16 @@ class VideoSink:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         hint = "Make room on the disk or write elsewhere." if full else "Try another container or --codec."
         if self._frames:
-            hint += " What was written so far is kept and plays."
+            hint += " What was written so far is kept."
         return SinkError(f"{self._path} cannot be written: {reason}", hint)
+
+
+def _plays(path: Path) -> bool:
+    try:
+        with av.open(str(path)) as container:
+            return next(container.decode(video=0), None) is not None
+    except (av.FFmpegError, OSError, IndexError):
+        return False
 
 
 def _check_codec(container: str, codec: av.Codec) -> None:

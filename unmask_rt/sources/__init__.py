@@ -12,7 +12,9 @@ CAMERA = "camera:"
 __all__ = ["CAMERA", "Source", "SourceInfo", "open_source"]
 
 
-def open_source(spec: str | Path, *, start_s: float = 0.0, duration_s: float | None = None) -> Source:
+def open_source(
+    spec: str | Path, *, start_s: float = 0.0, duration_s: float | None = None, leave_out: Path | None = None
+) -> Source:
     """Opens whatever ``spec`` names.
 
     Args:
@@ -20,6 +22,7 @@ def open_source(spec: str | Path, *, start_s: float = 0.0, duration_s: float | N
             and a filter graph.
         start_s: where to begin, files only.
         duration_s: how much to take; None for everything.
+        leave_out: a folder below one of pictures that is not read: where the results of a run before lie.
 
     Raises:
         SourceError: it cannot be read.
@@ -46,7 +49,7 @@ def open_source(spec: str | Path, *, start_s: float = 0.0, duration_s: float | N
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         if start_s or duration_s is not None:
             raise UsageError("--start and --duration do not go with pictures")
-        return PictureSource(path)
+        return PictureSource(path, leave_out)
     return VideoSource(path, start_s=start_s, duration_s=duration_s)
 
 

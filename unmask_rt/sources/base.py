@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
@@ -32,6 +32,10 @@ class SourceInfo:
         origin_s: media time, in seconds, that is zero in the output.
         end_s: media time, in seconds, at which the output ends; None for the end of the file.
         audio_streams: number of audio streams beside the picture.
+        address: what is opened a second time for sound and subtitles: the path, or a file's address on a network; None
+            where there is nothing to be had.
+        resets: seconds by which times are moved on after the first, the second, ... time that the file's clock began
+            anew (joined recordings); grows while frames come.
     """
 
     name: str
@@ -47,6 +51,8 @@ class SourceInfo:
     origin_s: Fraction = Fraction(0)
     end_s: Fraction | None = None
     audio_streams: int = 0
+    address: str | None = None
+    resets: list[Fraction] = field(default_factory=list)
 
 
 class Source(Protocol):

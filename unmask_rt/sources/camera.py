@@ -91,6 +91,7 @@ class CameraSource:
     def __iter__(self) -> Iterator[Frame]:
         first_ns: int | None = None
         index, last = 0, -1
+        self._missed = 0  # what came while everything else was being opened nobody wanted
         try:
             while not self._stop.is_set():
                 latest = self._wait(self._read_timeout_s)

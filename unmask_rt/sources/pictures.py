@@ -52,18 +52,19 @@ class PictureSource:
 
     Args:
         path: a picture or a folder.
+        leave_out: a folder below it that is not read.
 
     Raises:
         SourceError: there is no such thing, the folder holds no picture, or the one picture cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, leave_out: Path | None = None) -> None:
         self.notes: list[str] = []
         self.failures: list[str] = []
         root = Path(path)
         if not root.exists():
             raise SourceError(f"{root} does not exist", "Check the path.")
-        self.paths = sorted(_pictures_below(root)) if root.is_dir() else [root]
+        self.paths = sorted(_pictures_below(root, leave_out)) if root.is_dir() else [root]
         if not self.paths:
             raise SourceError(f"The folder {root} holds no pictures", f"Known: {' '.join(sorted(SUFFIXES))}")
         self._root = root if root.is_dir() else root.parent
@@ -99,7 +100,7 @@ class PictureSource:
                 return
             try:
                 video, icc_profile, exif = self._read(path)
-            except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+            except Exception as error:  # Pillow's readers raise whatever damaged bytes make of them
                 if self._single:
                     raise SourceError(f"{path} cannot be read: {error}", "It is no picture, or damaged.") from error
                 self.failures.append(f"{path.relative_to(self._root)} cannot be read: {error}")
@@ -120,7 +121,7 @@ class PictureSource:
             with Image.open(path) as picture:
                 width, height = picture.size
                 turned = picture.getexif().get(0x0112, 1) >= 5
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:
             raise SourceError(f"{path} cannot be read: {error}", "It is no picture, or damaged.") from error
         return (height, width) if turned else (width, height)
 
@@ -147,7 +148,14 @@ class PictureSource:
             profile = None
         pixels = np.asarray(converted)
         video = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), _FRAME_FORMAT[converted.mode])
-        return video, profile, exif.tobytes() if len(exif) else None
+        return video, profile, self._written(exif, path) if len(exif) else None
+
+    def _written(self, exif: Image.Exif, path: Path) -> bytes | None:
+        try:
+            return exif.tobytes()
+        except Exception:  # tags whose type is not what it should be
+            self.notes.append(f"{path.name}: its EXIF data are damaged and dropped.")
+            return None
 
     def _to_known_mode(self, picture: Image.Image, path: Path) -> Image.Image:
         if picture.mode in _FRAME_FORMAT and not (picture.mode != "RGBA" and "transparency" in picture.info):
@@ -163,8 +171,11 @@ class PictureSource:
         return picture.convert(target)
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
+def _pictures_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    left = None if leave_out is None or leave_out.resolve() == folder.resolve() else leave_out.resolve()
     for path in folder.rglob("*"):
+        if left is not None and path.resolve().is_relative_to(left):
+            continue
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
             yield path

@@ -19,9 +19,12 @@ from unmask_rt.sources.base import SourceInfo
 
 PATTERN = "lavfi:"
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "tcp://", "rtp://", "http://", "https://")
+HTTP = ("http://", "https://")
 PQ = 16
 """AVColorTransferCharacteristic of SMPTE ST 2084."""
 
+RESET_S = Fraction(1)
+"""A clock that goes back by more has begun anew, as in joined recordings; less is a slip of single stamps."""
 _MICROSECOND = Fraction(1, 1_000_000)
 _NETWORK_TIMEOUT_S = 10.0
 _MAX_READ_ERRORS = 100
@@ -52,10 +55,14 @@ class VideoSource:
         self._running = False
         self._broken = self._unstamped = self._backwards = self._resized = 0
         self._last_pts: int | None = None
+        self._shift = 0
+        self._resets: list[Fraction] = []
         self._first_dts: int | None = None
         self._delay: int | None = None
         self._path = path
         self._container = self._open()
+        if self._live and self._name.startswith(HTTP) and self._container.duration:
+            self._live = False  # a file on a server, which waits
         self._stream = self._pick()
         try:
             self._time_base = self._stream.time_base or Fraction(1, 90_000)
@@ -134,12 +141,15 @@ class VideoSource:
         try:
             if self._paced:
                 return av.open(self._name.removeprefix(PATTERN), format="lavfi")
-            if self._live:
-                return av.open(self._name, options={"flags": "low_delay"}, timeout=_NETWORK_TIMEOUT_S)
+            if self._path is None:
+                options = {"flags": "low_delay"} if self._live else {}
+                return av.open(self._name, options=options, timeout=_NETWORK_TIMEOUT_S)
             return av.open(str(self._path), metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             hint = (
-                "Check the address and the network." if self._live else "It is no video, damaged, or cut off too early."
+                "Check the address and the network."
+                if self._path is None
+                else "It is no video, damaged, or cut off too early."
             )
             raise SourceError(f"{self._name} cannot be opened: {_reason(error)}", hint) from error
 
@@ -184,10 +194,12 @@ class VideoSource:
                 return
             except (av.FFmpegError, OSError) as error:
                 read_errors += 1
-                if self._live:
+                if self._path is None:
                     raise SourceError(f"{self._name} broke off: {_reason(error)}", "Start again.") from error
                 if read_errors > _MAX_READ_ERRORS:
-                    return
+                    raise SourceError(
+                        f"{self._name} can be read no further: {_reason(error)}", "Is the disk or the file damaged?"
+                    ) from error
                 packets = self._container.demux(self._stream)
                 continue
             if self._first_dts is None:
@@ -216,6 +228,12 @@ class VideoSource:
     def _stamp(self, video: av.VideoFrame) -> int:
         """The frame's own time; what is missing or runs backwards is mended and counted."""
         pts, last, step = video.pts, self._last_pts, self._step(video)
+        if pts is not None:
+            pts += self._shift
+            if last is not None and (last - pts) * self._time_base > RESET_S and self._container.format.name != "avi":
+                self._shift += last + step - pts
+                self._resets.append(self._shift * self._time_base)
+                pts = last + step
         if self._container.format.name == "avi":
             # AVI stores no presentation times and FFmpeg makes wrong ones up where there are B-frames: a frame is due
             # when the packet came that pushed it out of the decoder, less the decoder's delay.
@@ -225,7 +243,7 @@ class VideoSource:
             pts = due if due is not None and (last is None or due > last) else (0 if last is None else last + step)
         elif pts is None:
             self._unstamped += 1
-            pts = video.dts
+            pts = None if video.dts is None else video.dts + self._shift
             if pts is None or (last is not None and pts <= last):
                 pts = (self._stream.start_time or 0) if last is None else last + step
         elif last is not None and pts <= last:
@@ -288,6 +306,8 @@ class VideoSource:
             origin_s=self._origin,
             end_s=self._end,
             audio_streams=len(self._container.streams.audio),
+            address=None if self._live else self._name if self._path is None else str(self._path),
+            resets=self._resets,
         )
 
     def _check_length(self, given: int) -> None:
@@ -306,6 +326,7 @@ class VideoSource:
             (self._unstamped, "{} frames had no timestamp; they follow the one before at " + rate + "."),
             (self._backwards, "{} timestamps ran backwards and were moved behind the frame before."),
             (self._resized, "{} frames of another size or format were made like the first."),
+            (len(self._resets), "The file's clock began anew {} times: what follows was put behind what was before."),
         ):
             if count:
                 self.notes.append(text.format(count))
@@ -313,4 +334,6 @@ class VideoSource:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, av.ExitError):  # how PyAV ends a read that takes too long
+        return f"nothing came for {_NETWORK_TIMEOUT_S:g} s"
     return getattr(error, "strerror", None) or str(error)
