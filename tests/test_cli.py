@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -104,6 +105,36 @@ def run(*arguments: object) -> int:
 def frames_of(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
+
+
+def test_where_no_metadata_can_say_it_a_mark_does(clip: Path, tmp_path: Path, fake: type[FakeUnmasker]) -> None:
+    """Without any option: what comes out says in one way or another that it is synthetic."""
+    corner = {}
+    for label in ((), ("--label", "off")):
+        assert run(clip, "-o", tmp_path / f"{len(label)}.ts", "--crf", "1", *label) == 0
+        with av.open(str(tmp_path / f"{len(label)}.ts")) as container:
+            corner[len(label)] = next(container.decode(video=0)).to_ndarray(format="gray")[-12:, :30].astype(int)
+    assert np.abs(corner[0] - corner[2]).mean() > 10
+
+
+def test_a_name_of_any_bytes_does_not_cost_the_run(tmp_path: Path) -> None:
+    code = (
+        "from unmask_rt.console import Console; import os; "
+        "Console('normal').result(os.fsdecode(b'out\\xe9.mp4') + ': done')"
+    )
+    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.endswith("mp4: done\n")
+
+
+def test_photographs_beside_and_above_their_results(tmp_path: Path, fake: type[FakeUnmasker]) -> None:
+    (tmp_path / "photos" / "raw").mkdir(parents=True)
+    PIL.Image.fromarray(moving_gradient(1)[0]).save(tmp_path / "photos" / "raw" / "a.jpg")
+    assert run(tmp_path / "photos" / "raw", "-o", tmp_path / "photos") == 0
+    assert run(tmp_path / "photos", "-o", tmp_path / "photos" / "out") == 0
+    before = sorted((tmp_path / "photos" / "out").rglob("*.png"))
+    assert run(tmp_path / "photos", "-o", tmp_path / "photos" / "out", "-y") == 0
+    assert sorted((tmp_path / "photos" / "out").rglob("*.png")) == before and before
 
 
 def test_a_video(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fake: type[FakeUnmasker]) -> None:
@@ -241,6 +272,11 @@ def test_output_that_cannot_be_written(clip: Path, tmp_path: Path) -> None:
         (("{clip}", "-o", "x.mp4", "-v", "-q"), "not allowed with"),
         (("{clip}", "-o", "x.mp4", "--report", "nowhere/x.json"), "report"),
         (("{clip}", "-o", "x.mp4", "--report", "x.mp4"), "report and video"),
+        (("{clip}", "-o", "x.mp4", "--report", "{clip}"), "is there already"),
+        (
+            ("{clip}", "-o", "x.mp4", "-y", "--report", "{clip.parent}/../{clip.parent.name}/{clip.name}"),
+            "report and video",
+        ),
         (("{clip}", "-o", "x.mp4", "--nonsense"), "--nonsense"),
         (("--webcam", "-1"), "-1"),
         (("bench", "--rate", "0"), "0 is not between"),

@@ -127,7 +127,7 @@ def test_a_face_that_leaves_the_picture_is_patched_as_far_as_it_is_there(
     astronaut: Image, shift: tuple[int, int]
 ) -> None:
     frame = frame_of(astronaut, pixel_format="yuv420p")
-    moved = face_at(ANCHORS + np.float32(shift))
+    moved = replace(face_at(ANCHORS + np.float32(shift)), masked=1.0)
     (packet,) = stage()(patched(frame, [moved]))
     changed = (planes.upright(packet.frame) != planes.upright(frame)).any(2)
     to_crop = align.crop_transform(moved.anchors, 128)
@@ -223,6 +223,15 @@ def test_every_view_has_the_right_size_and_time(astronaut: Image, view: str, pix
         assert planes.upright(done.frame).shape == (high, wide, 3)
         assert (done.frame.pts, done.frame.time_base, done.frame.index) == (frame.pts, frame.time_base, frame.index)
         assert done.frame.video.pts == frame.pts and done.frame.video.time_base == frame.time_base
+
+
+@pytest.mark.parametrize("view", ["side-by-side", "difference", "mask"])
+def test_views_keep_what_the_values_mean(astronaut: Image, view: str) -> None:
+    """HLG stays HLG: untagged, a player would show false colours."""
+    frame = frame_of(astronaut, pixel_format="yuv420p")
+    frame.video.color_primaries, frame.video.color_trc = 9, 18
+    (done,) = stage(view)(patched(frame))
+    assert (done.frame.video.color_primaries, done.frame.video.color_trc) == (9, 18)
 
 
 def test_side_by_side_shows_input_and_result(astronaut: Image) -> None:

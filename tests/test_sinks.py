@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -21,17 +22,19 @@ from PIL import Image, ImageCms
 
 from tests.media import moving_gradient, write_video
 from unmask_rt import orient, planes
-from unmask_rt.errors import ExtraError, SinkError, UsageError
+from unmask_rt.errors import ExtraError, SinkError, SourceError, UsageError
 from unmask_rt.provenance import DIGITAL_SOURCE_TYPE, Provenance
 from unmask_rt.sinks import EncodeOptions, Sink, SinkReport, open_sink
+from unmask_rt.sinks import video as video_sink
 from unmask_rt.sinks.encoders import available_encoders, encoder_options, find_encoder, pixel_format
 from unmask_rt.sinks.null import NullSink
 from unmask_rt.sinks.pictures import PictureSink, plan_names
-from unmask_rt.sinks.streams import WAIT_S, _Clock
+from unmask_rt.sinks.streams import WAIT_S, SideStreams, _Clock
 from unmask_rt.sinks.video import VideoSink
 from unmask_rt.sources import Source, open_source
 from unmask_rt.sources.arrays import ArraySource
 from unmask_rt.sources.pictures import PictureSource
+from unmask_rt.sources.stamps import Stamps
 
 HASH = "0123456789abcdef" * 4
 MADE_BY = Provenance(HASH, "unmask-rt test")
@@ -478,6 +481,71 @@ def test_recordings_that_were_joined_go_on_where_the_first_ended(tmp_path: Path,
     assert np.allclose(steps, 0.04, atol=0.002), "the joint is a frame like any other"
     sound = [float(when) for when, _ in packets(out)]
     assert all(0.01 < step < 0.06 for step in np.diff(sound)) and 3.8 < sound[-1] < 4.1
+
+
+def test_a_cut_of_joined_recordings_is_counted_from_the_first_frame(tmp_path: Path) -> None:
+    """Also where the same time is there twice."""
+    part = with_sound(tmp_path / "part.ts", "libx264", "aac", seconds=2).read_bytes()
+    (tmp_path / "in.ts").write_bytes(part + part)
+    pictures = [frame.to_ndarray(format="gray") for frame in decoded(tmp_path / "part.ts")]
+    for start, first in ((1.0, 25), (3.0, 25), (2.4, 10)):
+        source = open_source(tmp_path / "in.ts", start_s=start, duration_s=0.4)
+        report = copy(source, out := tmp_path / f"{start}.mkv", EncodeOptions(codec="ffv1"))
+        assert report.frames == 10, start
+        assert np.array_equal(decoded(out)[0].to_ndarray(format="gray"), pictures[first]), start
+        sound = [float(when) for when, _ in packets(out)]
+        assert 0 <= sound[0] < 0.05 and 0.3 < sound[-1] < 0.45, start
+    with pytest.raises(SourceError, match="from 9 s on"):
+        open_source(tmp_path / "in.ts", start_s=9.0)
+
+
+def test_one_wrong_stamp_is_no_new_beginning(tmp_path: Path) -> None:
+    plain = write_video(tmp_path / "plain.mkv", moving_gradient(100), options={"bf": "0"})
+    with av.open(str(plain)) as given, av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream: Any = container.add_stream_from_template(given.streams.video[0])
+        for index, packet in enumerate(p for p in given.demux(given.streams.video[0]) if p.size):
+            assert packet.pts is not None
+            packet.pts += 5000 if index == 30 else 0  # milliseconds
+            packet.stream = stream
+            container.mux(packet)
+    source = open_source(tmp_path / "in.mkv")
+    copy(source, tmp_path / "out.mkv")
+    times = [float(frame.time or 0) for frame in decoded(tmp_path / "out.mkv")]
+    assert not any("began anew" in note for note in source.notes) and len(times) == 100
+    assert times[29] == pytest.approx(1.16) and times[-1] < 6.3, "the rest is not moved away from its sound"
+
+
+def test_stamps_tell_a_joint_from_a_slip() -> None:
+    def beginnings(*stamps: float) -> list[int]:
+        clock = Stamps()
+        return [i for i, stamp in enumerate(stamps) if clock.read(Fraction(stamp))]
+
+    assert beginnings(0, 1, 2, 0, 1, 2, 0.5) == [3, 6]
+    assert beginnings(0, 0.04, 5, 0.08, 0.12) == []
+    assert beginnings(9, 8.5, 9.5, 0, 0.04) == [3]
+
+
+def test_sound_of_which_nothing_is_known_is_left_and_said() -> None:
+    """A recording without sound joined with one that has it: FFmpeg's probe ends before it."""
+
+    class Unknown:
+        type, name, index, disposition = "audio", "aac", 1, 0
+        codec_context = SimpleNamespace(sample_rate=0, layout=SimpleNamespace(nb_channels=0))
+
+    side = SideStreams.__new__(SideStreams)
+    side._notes = []
+    assert side._take(Unknown()) is False and "does not say how it is coded" in side._notes[0]
+
+
+def test_sound_that_a_server_does_not_give_twice_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = with_sound(tmp_path / "in.mkv", "libx264", "aac")
+
+    def refused(*_: Any) -> SideStreams:
+        raise PermissionError(13, "403 Forbidden")
+
+    monkeypatch.setattr(video_sink, "SideStreams", refused)
+    report = copy(open_source(path), tmp_path / "out.mp4")
+    assert report.frames == 25 and "The sound could not be read: 403 Forbidden" in report.notes
 
 
 def test_sound_whose_clock_alone_begins_anew_goes_on(tmp_path: Path) -> None:

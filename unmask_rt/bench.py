@@ -129,7 +129,7 @@ def run_bench(arguments: argparse.Namespace, console: Console) -> int:
         0, 1 if too few frames were treated, 130 if interrupted.
     """
     if arguments.json not in (None, "-"):
-        check_place(Path(arguments.json))
+        check_place(Path(arguments.json), overwrite=arguments.overwrite)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     cv2.setNumThreads(1)
     unmasker = Unmasker(unmasker_options(arguments))
@@ -186,7 +186,17 @@ def start_up(arguments: argparse.Namespace, clip: Path, folder: Path) -> float:
     given = ("engine", "threads", "model", "face_model", "finder_model", "max_faces")
     options = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in given]
     chosen = [str(part) for name, value in options if value is not None for part in (name, value)]
-    command = [sys.executable, "-m", "unmask_rt", str(clip), "-o", str(folder / "start.mp4"), "--overwrite", "--quiet"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "unmask_rt",
+        str(clip),
+        "-o",
+        str(folder / "start.mp4"),
+        "--overwrite",
+        "--quiet",
+    ]
     started = time.monotonic()
     done = subprocess.run([*command, "--duration", str(START_S), *chosen], capture_output=True, text=True, check=False)
     if done.returncode:

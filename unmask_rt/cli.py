@@ -125,7 +125,12 @@ def run_parser() -> argparse.ArgumentParser:
     add(
         "--on-miss", choices=ON_MISS, help="what shows of a masked face that was lost: as it is, the last patch, a blur"
     )
-    add("--label", choices=LABELS, help="a small visible mark; auto: only where the output has no metadata")
+    add(
+        "--label",
+        choices=LABELS,
+        default="auto",
+        help="a small visible mark; auto (default): only where the output has no metadata",
+    )
 
     group = parser.add_argument_group("how it is made")
     add = group.add_argument
@@ -168,6 +173,7 @@ def bench_parser() -> argparse.ArgumentParser:
     add("--finder-model", type=Path, metavar="FILE", help="a local copy of centerface.onnx")
     add("--max-faces", type=_whole(1, 64), metavar="N", help="at most so many faces (default: 8, in pictures 32)")
     add("--json", metavar="FILE", help="write the figures as JSON; - for stdout instead of the tables")
+    add("-y", "--overwrite", action="store_true", help="replace that file")
     _add_common(parser)
     return parser
 

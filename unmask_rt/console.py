@@ -5,7 +5,9 @@ Only this module formats for people. Rich is imported when the first line is pri
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import time
 import traceback
 from collections import deque
@@ -226,6 +228,8 @@ def _cells(values: Percentiles) -> tuple[str, ...]:
 def _rich(*, stderr: bool) -> RichConsole:
     from rich.console import Console as RichConsole
 
+    if not stderr and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name may be anything
     console = RichConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH

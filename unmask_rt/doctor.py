@@ -188,7 +188,7 @@ def cameras() -> list[Finding]:
 
 def probe_cameras(indices: list[int]) -> list[Finding]:
     """Asks another process for one picture of each camera: a driver that hangs takes only that process down."""
-    command = [sys.executable, "-c", _CAMERA_PROBE, *map(str, indices)]
+    command = [sys.executable, "-P", "-c", _CAMERA_PROBE, *map(str, indices)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CAMERA_TIMEOUT_S, check=False)
         lines, late = done.stdout.splitlines(), False
@@ -215,7 +215,14 @@ def model_files() -> list[Finding]:
     """Each model with state, licence and place."""
     found = []
     for model in models.describe_models():
-        advice = "" if model.state == "ready" else "; run 'unmask-rt models fetch'"
+        if model.state == "ready":
+            advice = ""
+        elif model.source == "bundled":
+            advice = "; install unmask-rt again"
+        elif os.environ.get(model.source):
+            advice = f"; {model.source} names it"
+        else:
+            advice = "; run 'unmask-rt models fetch'"
         detail = f"{model.state}, {model.licence}, {model.path}{advice}"
         found.append(Finding("models", model.name, model.state == "ready", detail))
     return found

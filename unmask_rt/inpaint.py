@@ -67,7 +67,8 @@ class InpaintStage:
         """
         worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
         score = mask_score(mask_map, turned=worn)
-        if face.masked is None or face.masked >= WORN or seen_share(frame, transform, self._size) >= LEAST_SEEN:
+        sure = face.masked is not None and face.masked >= WORN
+        if sure or seen_share(frame, transform, self._size) >= LEAST_SEEN:
             return score
         return min(score, (ON + OFF) / 2)
 

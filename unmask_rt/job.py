@@ -106,11 +106,6 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
         console.note(note)
     for failure in source.failures:
         console.error(failure)
-    console.result(_summary(run, tally, "picture" if info.kind == "picture" else "frame"))
-    if tally.faces:
-        console.result(faces_table(tally.finders()))
-    if info.kind != "picture" and run.frames_out:
-        console.result(latency_table(run.latency))
     if arguments.report is not None:
         engine = dict(unmasker.describe())
         statement = {
@@ -130,6 +125,11 @@ def _unmask(arguments: argparse.Namespace, console: Console, source: Source, unm
             failures=source.failures,
         )
         write_json(arguments.report, report)
+    console.result(_summary(run, tally, "picture" if info.kind == "picture" else "frame"))
+    if tally.faces:
+        console.result(faces_table(tally.finders()))
+    if info.kind != "picture" and run.frames_out:
+        console.result(latency_table(run.latency))
     if run.interrupted:
         return INTERRUPTED
     return 1 if source.failures else 0
@@ -164,7 +164,10 @@ def _check_report(arguments: argparse.Namespace) -> None:
     report: Path | None = arguments.report
     if report is None:
         return
-    check_place(report)
-    others = [Path(other) for other in (arguments.output, arguments.source) if other is not None]
-    if any(report.absolute() == other.absolute() for other in others):
+    check_place(report, overwrite=arguments.overwrite)
+    place, source = report.resolve(), None if arguments.source is None else Path(arguments.source).resolve()
+    output = None if arguments.output is None else Path(arguments.output).resolve()
+    if place in (source, output):
         raise UsageError(f"{report} would be report and video at once.", "Give another --report.")
+    if report.exists() and source in place.parents:
+        raise UsageError(f"{report} is one of the inputs.", "Give another --report.")

@@ -137,14 +137,20 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
         raise SinkError(f"The report {path} cannot be written: {error.strerror}.", "Give another file.") from error
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, *, overwrite: bool) -> None:
     """Before the work, so that it is not done in vain.
 
+    Args:
+        path: where a report is to be written.
+        overwrite: whether a file may be there already.
+
     Raises:
-        UsageError: a report cannot be written there.
+        UsageError: it cannot be written there, or a file is there.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"The report {path} cannot be written there.", "Give a file in a folder that exists.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already", "Give another name, or -y to replace it.")
 
 
 def to_json(report: dict[str, Any]) -> str:

@@ -130,6 +130,10 @@ def _picture(frame: Frame, rgb: Image) -> Frame:
     video = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
     if not frame.video.format.is_rgb and rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0:
         video = planes.convert(video, "yuv420p")
+    video.color_primaries, video.color_trc = (
+        frame.video.color_primaries,
+        frame.video.color_trc,
+    )  # values are as they were
     video.pts, video.time_base = frame.pts, frame.time_base
     identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     return replace(frame, video=video, to_display=identity, display_size=(rgb.shape[1], rgb.shape[0]))

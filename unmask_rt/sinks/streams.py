@@ -13,8 +13,8 @@ from typing import Any
 import av
 from av.stream import Discard, Disposition
 
-from unmask_rt.sources.base import SourceInfo
-from unmask_rt.sources.video import RESET_S
+from unmask_rt.sources.base import NETWORK_TIMEOUT_S, SourceInfo
+from unmask_rt.sources.stamps import Stamps, may_begin_anew
 
 AAC_BITS = 192_000
 _OWN_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
@@ -52,16 +52,14 @@ class _Clock:
 
     def __init__(self, resets: list[Fraction]) -> None:
         self._resets = resets
-        self._last: Fraction | None = None
+        self._given = Stamps()
         self._count = 0
         self._own: dict[int, Fraction] = {}
         self.end = Fraction(0)
 
     def read(self, raw_s: Fraction) -> None:
         """Takes note of a stamp, in the order of the file."""
-        if self._last is not None and self._last - raw_s > RESET_S:
-            self._count += 1
-        self._last = raw_s
+        self._count += self._given.read(raw_s)
 
     def shift(self, raw_s: Fraction, picture_s: Fraction | None) -> Fraction | None:
         """What the stamp last read is moved on by, in seconds: as far as the picture's at the same place; None until
@@ -97,7 +95,8 @@ class SideStreams:
     def __init__(self, output: av.container.OutputContainer, info: SourceInfo, notes: list[str]) -> None:
         assert info.address is not None
         self._output, self._info, self._notes = output, info, notes
-        self._input = av.open(info.address, metadata_errors="replace")
+        timeout_s = None if info.path is not None else NETWORK_TIMEOUT_S
+        self._input = av.open(info.address, metadata_errors="replace", timeout=timeout_s)
         self._copied: dict[int, Any] = {}
         self._filters: dict[int, av.BitStreamFilterContext] = {}
         self._clocks: dict[int, _Clock] = {}
@@ -109,7 +108,8 @@ class SideStreams:
                 stream.discard = Discard.all
         self._copy_metadata()
         streams = [self._input.streams[i] for i in (*self._copied, *self._coded)]
-        if info.origin_s > 0 and streams and info.origin_s * 1_000_000 > (self._input.start_time or 0):
+        later = info.origin_s * 1_000_000 > (self._input.start_time or 0)
+        if info.origin_s > 0 and streams and later and not may_begin_anew(self._input):
             try:
                 self._input.seek(int(info.origin_s * 1_000_000))
             except av.FFmpegError:
@@ -173,6 +173,9 @@ class SideStreams:
         if kind == "data" or stream.codec_context is None:
             self._notes.append(f"The data stream {name} is not copied.")
             return False
+        if kind == "audio" and not (stream.codec_context.sample_rate and stream.codec_context.layout.nb_channels):
+            self._notes.append(f"The sound ({name}) is not copied: the file does not say how it is coded.")
+            return False
         try:
             if not self._takes(stream, name):
                 raise ValueError(name)
@@ -230,7 +233,7 @@ class SideStreams:
                 return
             except (av.FFmpegError, OSError):
                 self._broken += 1
-                if self._broken > 100:
+                if self._broken > 100 or self._info.path is None:
                     return
                 packets = self._input.demux(streams)
                 continue

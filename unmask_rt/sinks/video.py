@@ -165,7 +165,10 @@ class VideoSink:
             )
         self._output, self._unit = output, unit
         if self._options.audio and self._info.address is not None:
-            self._side = SideStreams(output, self._info, self._notes)
+            try:
+                self._side = SideStreams(output, self._info, self._notes)
+            except (av.FFmpegError, OSError) as problem:  # a server may give a file once only
+                self._notes.append(f"The sound could not be read: {getattr(problem, 'strerror', None) or problem}")
         elif self._options.audio and self._info.audio_streams:
             self._notes.append("The stream's sound is not recorded.")
         own = {key for key in output.metadata if key.lower() == "comment"}  # Matroska's is in capitals

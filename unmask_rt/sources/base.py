@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 
 from unmask_rt.frames import Frame
 
+NETWORK_TIMEOUT_S = 10.0
+"""How long a read over a network may take."""
+
 Kind = Literal["video", "picture", "live"]
 """How a source wants to be treated: every frame, every frame on its own, or the latest frame."""
 

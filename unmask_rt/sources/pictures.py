@@ -172,7 +172,7 @@ class PictureSource:
 
 
 def _pictures_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
-    left = None if leave_out is None or leave_out.resolve() == folder.resolve() else leave_out.resolve()
+    left = None if leave_out is None or folder.resolve() not in leave_out.resolve().parents else leave_out.resolve()
     for path in folder.rglob("*"):
         if left is not None and path.resolve().is_relative_to(left):
             continue

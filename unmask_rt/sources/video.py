@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,8 @@ from unmask_rt import orient, planes
 from unmask_rt.align import Affine
 from unmask_rt.errors import SourceError
 from unmask_rt.frames import Frame
-from unmask_rt.sources.base import SourceInfo
+from unmask_rt.sources.base import NETWORK_TIMEOUT_S, SourceInfo
+from unmask_rt.sources.stamps import Stamps, may_begin_anew
 
 PATTERN = "lavfi:"
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "tcp://", "rtp://", "http://", "https://")
@@ -23,12 +25,10 @@ HTTP = ("http://", "https://")
 PQ = 16
 """AVColorTransferCharacteristic of SMPTE ST 2084."""
 
-RESET_S = Fraction(1)
-"""A clock that goes back by more has begun anew, as in joined recordings; less is a slip of single stamps."""
 _MICROSECOND = Fraction(1, 1_000_000)
-_NETWORK_TIMEOUT_S = 10.0
 _MAX_READ_ERRORS = 100
-_TS_DISCONT = int(av.format.Flags.ts_discont.value)  # type: ignore[call-overload]
+_MAX_WAITING = 1000
+"""Most packets since the last keyframe that are kept while the start is looked for."""
 
 
 class VideoSource:
@@ -55,6 +55,9 @@ class VideoSource:
         self._running = False
         self._broken = self._unstamped = self._backwards = self._resized = 0
         self._last_pts: int | None = None
+        self._given, self._passed = Stamps(), Stamps()
+        self._passing, self._furthest = False, 0
+        self._waiting: deque[av.Packet[av.VideoStream]] = deque(maxlen=_MAX_WAITING)
         self._shift = 0
         self._resets: list[Fraction] = []
         self._first_dts: int | None = None
@@ -67,10 +70,11 @@ class VideoSource:
         try:
             self._time_base = self._stream.time_base or Fraction(1, 90_000)
             begins = Fraction(self._container.start_time or 0) * _MICROSECOND
-            free_clock = bool(self._container.format.flags & _TS_DISCONT)
+            free_clock = may_begin_anew(self._container)
             cut = self._start > 0 or begins < 0 or free_clock or self._live
             self._origin = begins + self._start if cut else Fraction(0)
-            if self._start > 0:
+            self._passing = self._start > 0 and free_clock
+            if self._start > 0 and not free_clock:
                 self._seek()
             self._decoded = self._decode()
             self._first = self._next_wanted()
@@ -143,7 +147,7 @@ class VideoSource:
                 return av.open(self._name.removeprefix(PATTERN), format="lavfi")
             if self._path is None:
                 options = {"flags": "low_delay"} if self._live else {}
-                return av.open(self._name, options=options, timeout=_NETWORK_TIMEOUT_S)
+                return av.open(self._name, options=options, timeout=NETWORK_TIMEOUT_S)
             return av.open(str(self._path), metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             hint = (
@@ -204,12 +208,31 @@ class VideoSource:
                 continue
             if self._first_dts is None:
                 self._first_dts = packet.dts
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self._broken += 1
-                continue
-            yield from frames
+            for ready in self._reached(packet) if self._passing else (packet,):
+                try:
+                    frames = ready.decode()
+                except av.FFmpegError:
+                    self._broken += 1
+                    continue
+                yield from frames
+
+    def _reached(self, packet: av.Packet[av.VideoStream]) -> list[av.Packet[av.VideoStream]]:
+        """The way to the start in a file whose clock may begin anew: from the top, without decoding.
+
+        Returns:
+            Nothing before the start; there, and at the end of the file, all packets since the last keyframe.
+        """
+        if packet.pts is not None:
+            if packet.dts is not None and self._passed.read(packet.dts * self._time_base):
+                self._begin_anew(packet.pts, self._furthest + (packet.duration or 1))
+            self._furthest = max(self._furthest, packet.pts + self._shift)
+        if packet.is_keyframe:
+            self._waiting.clear()
+        self._waiting.append(packet)
+        if packet.size and self._furthest * self._time_base < self._origin:
+            return []
+        self._passing = False
+        return list(self._waiting)
 
     def _next_wanted(self) -> av.VideoFrame | None:
         for video in self._decoded:
@@ -229,11 +252,9 @@ class VideoSource:
         """The frame's own time; what is missing or runs backwards is mended and counted."""
         pts, last, step = video.pts, self._last_pts, self._step(video)
         if pts is not None:
+            if self._given.read(pts * self._time_base) and last is not None and self._container.format.name != "avi":
+                self._begin_anew(pts, last + step)
             pts += self._shift
-            if last is not None and (last - pts) * self._time_base > RESET_S and self._container.format.name != "avi":
-                self._shift += last + step - pts
-                self._resets.append(self._shift * self._time_base)
-                pts = last + step
         if self._container.format.name == "avi":
             # AVI stores no presentation times and FFmpeg makes wrong ones up where there are B-frames: a frame is due
             # when the packet came that pushed it out of the decoder, less the decoder's delay.
@@ -251,6 +272,11 @@ class VideoSource:
             pts = last + 1
         self._last_pts = pts
         return pts
+
+    def _begin_anew(self, pts: int, due: int) -> None:
+        """From a stamp of the file on, times are moved so that it is ``due``."""
+        self._shift = due - pts
+        self._resets.append(self._shift * self._time_base)
 
     def _step(self, video: av.VideoFrame) -> int:
         return video.duration or (round(1 / (self._rate() * self._time_base)) if self._rate() else 0) or 1
@@ -335,5 +361,5 @@ class VideoSource:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, av.ExitError):  # how PyAV ends a read that takes too long
-        return f"nothing came for {_NETWORK_TIMEOUT_S:g} s"
+        return f"nothing came for {NETWORK_TIMEOUT_S:g} s"
     return getattr(error, "strerror", None) or str(error)
