@@ -54,7 +54,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, model: bytes, settings: Settings, provider: Provider = CPU, name: str = "onnxruntime") -> None:
-        import onnxruntime as ort
+        from unmask_rt.ort import ort
 
         self.name = name
         self.spec, self.sha256 = identify(model)
@@ -137,13 +137,13 @@ class OnnxRuntimeBackend:
         if self._provider.name == CPU.name:
             return Usable(True, "", installed, "cpu")
         try:
-            import onnxruntime
+            from unmask_rt.ort import ort
 
-            there = onnxruntime.get_available_providers()
+            there = ort.get_available_providers()
         except ImportError as error:
-            return Usable(False, f"{installed}, but it cannot be loaded: {error}", installed)
-        if self._provider.name not in there:
-            return Usable(False, f"this build of ONNX Runtime has no {self._provider.name}", installed)
+            return Usable(False, f"{installed}, but it cannot be loaded: {error}")
+        if self._provider.name not in there:  # another wheel is needed, not another device
+            return Usable(False, f"this build of ONNX Runtime has no {self._provider.name}")
         if self._provider.needs_nvidia:
             gpus, why = machine.nvidia_gpus()
             if not gpus:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -24,6 +23,7 @@ from engines.metadata import identify
 from engines.qdq import Range, Shapes, quantised, repeating
 from engines.variants import SOURCE_KEY
 from unmask_rt.errors import ModelError, UsageError
+from unmask_rt.ort import ort
 
 MOST_SIDE = 64
 LEAST_IN, LEAST_OUT = 12, 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,33 @@ def test_the_runtime_works_where_there_is_no_network(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "using the network" not in done.stderr
     assert (work / "out.png").stat().st_size > 0 and (work / "out.mp4").stat().st_size > 0
+
+
+def test_libraries_keep_and_send_nothing_of_their_own(work: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would write an id into the home folder at once, and look up a host ten seconds later."""
+    code = (
+        "import time\n"
+        "from engines import open_engine\n"
+        "from unmask_rt import models\n"
+        "from unmask_rt.faces.aligner import Aligner\n"
+        "engine = open_engine('onnxruntime', models.load_unmask_model()[0], precision='fp32')\n"
+        "aligner = Aligner(models.load_aligner_model())\n"
+        "time.sleep(15)\n"
+    )
+    log, home = tmp_path / "trace.log", tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", code]
+    if strace := shutil.which("strace"):
+        command = [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(log), *command]
+    apart = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    apart |= {"HOME": str(home), "UNMASK_RT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=apart)
+    if "ptrace" in done.stderr and "not permitted" in done.stderr:
+        pytest.skip("tracing is not permitted here")
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
+    if log.exists():
+        assert [line for line in log.read_text(errors="replace").splitlines() if INTERNET.search(line)] == []
 
 
 def test_a_run_with_a_network_looks_up_no_host(work: Path) -> None:

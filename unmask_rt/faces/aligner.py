@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from unmask_rt.align import Affine, Image, Points, apply, compose, corners, invert, scale_of
 from unmask_rt.errors import ModelError
 from unmask_rt.faces.pose import Pose, difference, distance, pose_of, side_of
 from unmask_rt.faces.window import window_of
+from unmask_rt.ort import ort
 
 METADATA_KEY = "unmask_rt.aligner"
 NOSE_TIP = 4

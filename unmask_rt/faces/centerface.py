@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 
 from unmask_rt.align import Image, Points
 from unmask_rt.errors import ModelError
+from unmask_rt.ort import ort
 
 STRIDE = 4
 MULTIPLE = 32
