@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from engines import variants
 from engines.base import Batch, Progress
 from engines.metadata import identify
 from unmask_rt import models
-from unmask_rt.errors import MissingError, ModelError
+from unmask_rt.errors import MissingError, ModelError, SinkError
 
 
 def quantise(model: Path | None, calibration: Path, progress: Progress) -> bytes:
@@ -37,7 +38,7 @@ def load_crops(file: Path) -> Batch:
     try:
         with np.load(file) as stored:
             crops: Batch = stored["crops"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise MissingError(f"{file} holds no calibration crops: {error}", hint) from error
     if crops.dtype != np.uint8 or crops.ndim != 4:
         raise MissingError(f"{file} holds no calibration crops: {crops.dtype}{list(crops.shape)}", hint)
@@ -45,8 +46,15 @@ def load_crops(file: Path) -> Batch:
 
 
 def keep(made: bytes) -> Path:
-    """Keeps an int8 form in the cache; returns its place."""
-    return variants.keep(identify(made)[1], "int8", made)
+    """Keeps an int8 form in the cache; returns its place.
+
+    Raises:
+        SinkError: the cache cannot be written.
+    """
+    place = variants.keep(identify(made)[1], "int8", made)
+    if place is None:
+        raise SinkError("the int8 form cannot be kept", "UNMASK_RT_CACHE moves the folder; or write it with -o FILE.")
+    return place
 
 
 def add(made: bytes, assets: Path | None = None) -> Path:

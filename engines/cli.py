@@ -20,7 +20,7 @@ from engines import BACKENDS, backend, cache
 from engines.base import MOST_BATCH, PRECISIONS, Backend, Settings
 from unmask_rt import __version__, models
 from unmask_rt.console import Console
-from unmask_rt.errors import ExtraError, UnmaskError, UsageError
+from unmask_rt.errors import EngineError, ExtraError, SinkError, UnmaskError, UsageError
 from unmask_rt.threads import default_threads
 
 
@@ -94,12 +94,14 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.backend is None or arguments.precision is None:
         raise UsageError("what is to be built?", "Say --backend and --precision.")
     from engines import variants
-    from engines.obtain import obtain
+    from engines.obtain import is_reference, obtain
 
     chosen = backend(arguments.backend)
     settings = _settings(arguments, arguments.precision)
     model, _ = models.load_unmask_model(arguments.model)
     _require_precision(chosen, settings.precision)
+    if settings.target_gpu and not getattr(chosen, "targets", ()):
+        raise UsageError(f"{chosen.name} builds for this machine only", "Leave --target-gpu out, or use tensorrt-rtx.")
     variant = variants.obtain(model, chosen.variant(settings.precision))
     key = cache.key_of(chosen, model, variant, settings)
     state = chosen.usable()
@@ -118,6 +120,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> int:
     else:
         obtain(arguments.backend, model, settings, console.note).close()
         found = cache.read(key)
+        if found is None and not is_reference(chosen.name, settings):
+            raise SinkError("the engine was compared, and cannot be kept", "UNMASK_RT_CACHE moves the folder.")
         built = found[1] if found is not None else b""
         console.result(f"{key.name}: {len(built) / 1e6:.1f} MB, compared with the reference and ready")
     if arguments.out is not None:
@@ -149,8 +153,11 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
     from engines.obtain import is_reference, open_unchecked, reference
 
     model, _ = models.load_unmask_model(arguments.model)
+    asked = _chosen(arguments, console)
+    if not asked:
+        raise ExtraError("there is no engine to be compared", "`unmask-rt doctor` says why.")
     standard, bad = reference(model), 0
-    for chosen, settings in _chosen(arguments, console):
+    for chosen, settings in asked:
         label = f"{chosen.name} {settings.precision}"
         if is_reference(chosen.name, settings):
             console.result(f"{label}: the reference")
@@ -187,8 +194,10 @@ def _bench(arguments: argparse.Namespace, console: Console) -> int:
             console.result(f"{label}: {error.message}")
     if not engines:
         raise ExtraError("there is no engine to be timed", "`unmask-rt doctor` says why.")
-    console.result(f"{arguments.threads} thread(s), one crop a call, 40 calls each, in turns; xN: as fast as the first")
-    times = time_engines(engines, rounds=40)
+    batch = arguments.batch
+    many = "one crop a call" if batch == 1 else f"{batch} crops a call, times are a crop's"
+    console.result(f"{arguments.threads} thread(s), {many}, 40 calls each, in turns; xN: as fast as the first")
+    times = time_engines(engines, rounds=40, batch=batch)
     first = times[0]
     console.result(f"{'':28s} {'fastest':>8s}             {'CPU, median':>11s}")
     for label, timing in zip(labels, times, strict=True):
@@ -211,6 +220,8 @@ def _inspect(arguments: argparse.Namespace, console: Console) -> int:
             f"{len(fitting)} engines are called {arguments.engine}...", "`unmask-engine list` shows their names."
         )
     entry = fitting[0]
+    if "parts" not in entry.record:
+        raise EngineError(f"{entry.name} is damaged", "It is built again when it is asked for; `clean` deletes it.")
     _tell(console, entry.record)
     built = entry.path.with_suffix(".engine")
     if built.is_file():

@@ -6,7 +6,7 @@ import logging
 
 from engines import backend, cache, parity, variants
 from engines.base import Backend, Engine, Progress, Settings
-from unmask_rt.errors import EngineError, ExtraError
+from unmask_rt.errors import EngineError, ExtraError, ParityError
 
 REFERENCE = "onnxruntime"
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def _gate(
         cache.store(key, built, {"parity": told.to_dict(), "describe": dict(engine.describe())})
     failed = told.failures(settings.precision)
     if failed:
-        raise EngineError(
+        raise ParityError(
             f"the engine {chosen.name!r} in {settings.precision} does not compute what the model says: "
             f"{'; '.join(failed)} ({told.line()})",
             "Choose another --engine or precision; `unmask-engine verify` repeats the comparison.",

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engines import envelope
+from engines import cache, envelope
 from engines.base import Settings
 from engines.metadata import identify
 from unmask_rt.errors import EngineError, ExtraError
@@ -53,7 +53,7 @@ def build(
             (folder / _TIMING).write_bytes(timing.read_bytes())
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
         done = subprocess.run(
-            [sys.executable, "-m", "engines.plan_build", name, str(timing is not None)],
+            [sys.executable, "-P", "-m", "engines.plan_build", name, str(timing is not None)],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         if (folder / _FAILURE).is_file():
@@ -66,10 +66,7 @@ def build(
                 f"If memory ran out, close other programs. {_ELSEWHERE}",
             )
         if timing is not None and (folder / _TIMING).is_file():
-            timing.parent.mkdir(parents=True, exist_ok=True)
-            part = timing.with_suffix(f".{os.getpid()}")
-            part.write_bytes((folder / _TIMING).read_bytes())
-            part.replace(timing)
+            cache.write(timing, (folder / _TIMING).read_bytes())
         return (folder / _PLAN).read_bytes()
 
 

@@ -22,8 +22,10 @@ from engines import BACKENDS, backend, cache, crops, machine, variants
 from engines.base import Backend, Engine, Settings, Usable
 from engines.metadata import identify
 from engines.obtain import is_reference, obtain
-from unmask_rt.errors import UnmaskError
+from unmask_rt.errors import ParityError, UnmaskError
 
+AGAIN_S = 24 * 3600
+"""How long a choice holds if an engine took no part for a reason that may pass, as a GPU without memory."""
 BUDGET_S = 1.0
 """For timing all candidates, once they are loaded."""
 ROUNDS = 8
@@ -146,29 +148,43 @@ def _first(name: str, precision: str) -> str:
 
 def _measured(found: list[Candidate], model: bytes, rejected: dict[str, str], place: Path) -> tuple[Choice, Engine]:
     engines: dict[Candidate, Engine] = {}
-    failures: dict[str, str] = {}
+    failures: dict[str, UnmaskError] = {}
     for candidate in found:
+        engine = None
         try:
-            engines[candidate] = obtain(candidate.name, model, candidate.settings)
+            engine = obtain(candidate.name, model, candidate.settings)
+            engine(crops.load(engine.spec.crop_size, 1))  # a device may be lost as late as now
         except UnmaskError as error:
+            if engine is not None:
+                engine.close()
             if len(failures) == len(found) - 1:
                 raise
-            failures[candidate.label] = error.message
-    times = [timing.fastest_s for timing in time_engines(list(engines.values()), budget_s=BUDGET_S)]
+            failures[candidate.label] = error
+        else:
+            engines[candidate] = engine
+    try:
+        times = [timing.fastest_s for timing in time_engines(list(engines.values()), budget_s=BUDGET_S)]
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
     order = sorted(zip(times, engines, strict=True), key=lambda pair: pair[0])
     best = order[0][1]
     for candidate, engine in engines.items():
         if candidate is not best:
             engine.close()
     told = {candidate.label: round(seconds * 1e3, 2) for seconds, candidate in order}
-    choice = Choice(best.name, best.settings.precision, told, rejected | failures)
+    reasons = {label: error.message for label, error in failures.items()}
+    choice = Choice(best.name, best.settings.precision, told, rejected | reasons)
+    lasting = all(isinstance(error, ParityError) for error in failures.values())
     cache.write(
         place,
         json.dumps(
             {
                 "choice": {"name": choice.name, "precision": choice.precision},
                 "times_ms": told,
-                "rejected": failures,
+                "rejected": reasons,
+                "until": None if lasting else time.time() + AGAIN_S,
             },
             indent=1,
         ).encode(),
@@ -178,28 +194,30 @@ def _measured(found: list[Candidate], model: bytes, rejected: dict[str, str], pl
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Of one engine, one crop a call: its fastest call, and the processor's time of the call in the middle."""
+    """Of one engine, a crop: in its fastest call, and the processor's time in the call in the middle."""
 
     fastest_s: float
     cpu_s: float
 
 
-def time_engines(engines: list[Engine], *, rounds: int = ROUNDS, budget_s: float = 60.0) -> list[Timing]:
-    """Times engines in turns, so that a busy machine is busy for all of them."""
+def time_engines(
+    engines: list[Engine], *, rounds: int = ROUNDS, budget_s: float = 60.0, batch: int = 1
+) -> list[Timing]:
+    """Times engines in turns, so that a busy machine is busy for all of them; ``batch`` crops a call."""
     if not engines:
         return []
-    given = crops.load(engines[0].spec.crop_size, 2)
+    given = crops.load(engines[0].spec.crop_size, 2 * batch)
     walls: list[list[float]] = [[] for _ in engines]
     cpus: list[list[float]] = [[] for _ in engines]
     for engine in engines:
-        engine(given[:1])  # the first call allocates
+        engine(given[:batch])  # the first call allocates
     start = time.monotonic()
     for turn in range(rounds):
         for engine, wall, cpu in zip(engines, walls, cpus, strict=True):
             before = time.perf_counter(), time.process_time()
-            engine(given[turn % 2][None])
-            wall.append(time.perf_counter() - before[0])
-            cpu.append(time.process_time() - before[1])
+            engine(given[:batch] if turn % 2 else given[batch:])
+            wall.append((time.perf_counter() - before[0]) / batch)
+            cpu.append((time.process_time() - before[1]) / batch)
         if turn + 1 >= LEAST_ROUNDS and time.monotonic() - start > budget_s:
             break
     return [Timing(min(wall), float(np.median(cpu))) for wall, cpu in zip(walls, cpus, strict=True)]
@@ -224,6 +242,8 @@ def _place(model: bytes, found: list[Candidate]) -> Path:
 def _remembered(place: Path) -> Choice | None:
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         stored: dict[str, Any] = json.loads(place.read_text("utf-8"))
+        if stored["until"] is not None and time.time() > float(stored["until"]):
+            return None
         times = {str(label): float(ms) for label, ms in stored["times_ms"].items()}
         name, precision = str(stored["choice"]["name"]), str(stored["choice"]["precision"])
         if name in BACKENDS:

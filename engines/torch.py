@@ -177,7 +177,7 @@ class TorchBackend:
             from engines import to_torch
 
             program = to_torch.program(model, settings.batch)
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise ExtraError(f"an engine for torch cannot be built: {error}", _INSTALL) from error
         calls = sum(node.op == "call_function" for node in program.graph.nodes)
         told = {"layers": calls, "model": spec.name, "source": sha256}
@@ -191,13 +191,23 @@ class TorchBackend:
         body = envelope.unpack(built, self._facts(settings) | {"source": sha256})
         try:
             import torch
-
-            module = placed(torch.export.load(io.BytesIO(body)), device())
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: a library that its own wheel needs is missing
             raise ExtraError(f"the engine 'torch' cannot be used here: {error}", _INSTALL) from error
+        if device() == "cuda" and not torch.cuda.is_available():
+            raise ExtraError(
+                "this build of torch does not reach the GPU", "Install one with CUDA, or use --engine onnxruntime."
+            )
+        try:
+            program = torch.export.load(io.BytesIO(body))
         except Exception as error:  # it raises classes of its own and of zipfile's for each kind of damage
             raise EngineError(
                 f"torch cannot read the exported program: {_line(error)}", "Build it again with `unmask-engine build`."
+            ) from error
+        try:
+            module = placed(program, device())
+        except RuntimeError as error:
+            raise EngineError(
+                f"torch cannot bring the network to {device()}: {_line(error)}", "Is the GPU's memory full?"
             ) from error
         return TorchEngine(self.name, module, spec, sha256, settings, device())
 

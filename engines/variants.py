@@ -11,6 +11,7 @@ Each made form carries the SHA-256 of the model that it was made from, so that n
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -32,22 +33,27 @@ def place(sha256: str, kind: str) -> Path:
 
 
 def find(model: bytes, kind: str) -> bytes | None:
-    """A form of a model that is there already, None where there is none; a form of another model is passed over."""
+    """A form of a model that is there already, None where there is none; a form of another model is passed over.
+
+    What was made here goes before what is bundled. A made form has no others: what runs it is to be compared with it,
+    not with itself under another name.
+    """
     if kind == "fp32":
         return model
+    if is_made(model):
+        return None
     sha256 = source_of(model)
+    file = place(sha256, kind)
+    if file.is_file():
+        with suppress(OSError):
+            data: bytes | None = file.read_bytes()
+            if data is not None and _is_form_of(data, sha256):
+                return data
     for record in models.bundled_models().values():
         if record["sha256"] == sha256 and kind in record:
             data = models.asset(record[kind])
             if data is not None and _sha256(data) == record[f"{kind}_sha256"] and _is_form_of(data, sha256):
                 return data
-    file = place(sha256, kind)
-    if file.is_file():
-        try:
-            data = file.read_bytes()
-        except OSError:
-            return None
-        return data if _is_form_of(data, sha256) else None
     return None
 
 
@@ -61,6 +67,10 @@ def obtain(model: bytes, kind: str) -> bytes:
     found = find(model, kind)
     if found is not None:
         return found
+    if is_made(model):
+        raise ModelError(
+            f"this model is a made form itself and has no {kind} form", "Give the fp32 model with --model."
+        )
     if kind not in _MAKERS:
         raise ModelError(
             f"there is no {kind} form of this model",
@@ -78,13 +88,29 @@ def obtain(model: bytes, kind: str) -> bytes:
     return made
 
 
-def keep(sha256: str, kind: str, data: bytes) -> Path:
-    """Keeps a made form in the cache, as well as that goes; returns its place."""
+def keep(sha256: str, kind: str, data: bytes) -> Path | None:
+    """Keeps a made form in the cache, and none that was made of the one before it; returns its place, None where the
+    cache cannot be written."""
     from engines.cache import write
 
     file = place(sha256, kind)
-    write(file, data)
+    if not write(file, data):
+        return None
+    for other, (_, base) in _MAKERS.items():
+        if base == kind:
+            place(sha256, other).unlink(missing_ok=True)
     return file
+
+
+def is_made(model: bytes) -> bool:
+    """Whether this is a form that was made of another model.
+
+    Raises:
+        ModelError: damaged.
+    """
+    from engines.metadata import metadata
+
+    return SOURCE_KEY in metadata(model)
 
 
 def source_of(model: bytes) -> str:

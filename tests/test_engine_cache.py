@@ -7,17 +7,19 @@ import logging
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import engines
-from engines import cache, parity, select
+from engines import cache, parity, select, variants
 from engines.base import Settings
 from engines.obtain import obtain
 from tests import fake_backend
 from tests.fake_backend import FakeBackend
 from tests.test_engines import tiny_model
+from unmask_rt import models
 from unmask_rt.errors import EngineError, ExtraError, ModelError, UsageError
 
 MODEL = tiny_model()
@@ -187,6 +189,41 @@ def test_auto_passes_over_what_fails_and_says_why(fake: FakeBackend, caplog: pyt
     with caplog.at_level(logging.INFO):
         assert engines.open_engine("auto", MODEL).name == "onnxruntime"
     assert "fake takes no part: no device" in caplog.text
+
+
+def test_a_made_form_is_never_compared_with_itself(fake: FakeBackend) -> None:
+    """Given as the model it has no forms of its own; and what was made here goes before what is bundled."""
+    model = models.load_unmask_model()[0]
+    int8 = variants.find(model, "int8")
+    assert int8 is not None and variants.is_made(int8) and not variants.is_made(model)
+    assert variants.find(int8, "int8") is None and variants.find(int8, "fp32") == int8
+    for kind in ("int8", "fp16", "int8-symmetric"):
+        with pytest.raises(ModelError, match="made form itself"):
+            variants.obtain(int8, kind)
+    again = int8 + b"\x72\x03\x0a\x01x"  # one more entry of its metadata
+    symmetric = variants.place(variants.source_of(model), "int8-symmetric")
+    assert cache.write(symmetric, b"of the form before")
+    assert variants.keep(variants.source_of(model), "int8", again) is not None and not symmetric.exists()
+    assert variants.find(model, "int8") == again
+
+
+def test_auto_goes_on_where_an_engine_dies_and_asks_it_again_a_day_later(
+    fake: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(engine: Any, crops: Any) -> Any:
+        raise EngineError("the GPU has no memory left", "Close other programs.")
+
+    obtain("fake", MODEL, Settings()).close()  # compared before
+    with monkeypatch.context() as patched:
+        patched.setattr(fake_backend.CopyEngine, "__call__", dead)
+        choice, engine = select.choose(engines.BACKENDS, MODEL, Settings())
+    engine.close()
+    assert choice.name == "onnxruntime" and choice.rejected["fake fp32"] == "the GPU has no memory left"
+    kept, _ = select.remembered(MODEL, Settings())
+    assert kept is not None and kept.name == "onnxruntime"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + select.AGAIN_S + 1)
+    assert select.remembered(MODEL, Settings())[0] is None
 
 
 def test_auto_builds_nothing_for_a_gpu_by_itself(fake: FakeBackend) -> None:

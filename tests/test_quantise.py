@@ -338,6 +338,7 @@ def test_the_command_builds_verifies_lists_inspects_benches_and_cleans(
         (["bench", "--backend", "onnxruntime", "--precision", "fp16"], 2, "does not run fp16"),
         (["build", "--backend", "onnxruntime", "--precision", "fp32", "-o", "x.bin"], 2, "builds nothing"),
         (["inspect", "nothing-of-this-name"], 2, "unmask-engine list"),
+        (["build", "--backend", "onnxruntime", "--precision", "int8", "--target-gpu", "SM86"], 2, "this machine only"),
     ],
 )
 def test_the_command_says_what_is_wrong(

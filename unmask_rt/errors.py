@@ -46,6 +46,10 @@ class EngineError(UnmaskError):
     """An engine failed while running."""
 
 
+class ParityError(EngineError):
+    """An engine does not compute what the reference does."""
+
+
 class UsageError(UnmaskError, ValueError):
     """The command or its options do not make sense."""
 
