@@ -228,7 +228,7 @@ def _acquire(number: int, name: str) -> None:
     deadline, told = time.monotonic() + LOCK_TIMEOUT_S, False
     while not _try_lock(number):
         if not told:
-            log.warning("another process builds the engine %s: waiting for it", name)
+            log.warning("another process builds or loads the engine %s: waiting for it", name)
             told = True
         if time.monotonic() > deadline:
             log.warning("the other process does not finish: going on without it")
