@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import io
@@ -308,37 +309,37 @@ def test_sound_only(tmp_path: Path) -> None:
         open_source(tmp_path / "a.mp4")
 
 
-def test_a_stream_over_http(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.ts", moving_gradient(30))
-    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server's address whose files are those of a folder."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.ts")
-            assert source.info.live and source.info.frame_count is None and source.info.path is None
-            assert len(list(source)) == 30
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_stream_over_http(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.ts", moving_gradient(30))
+    with served(tmp_path) as address:
+        source = open_source(f"{address}/a.ts")
+        assert source.info.live and source.info.frame_count is None and source.info.path is None
+        assert len(list(source)) == 30
 
 
 def test_a_file_on_a_server_waits_and_keeps_its_sound(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mkv", moving_gradient(30), tone_hz=440)
-    handler = functools.partial(QuietHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            source = open_source(f"http://127.0.0.1:{server.server_address[1]}/a.mkv")
-            assert not source.info.live and source.info.kind == "video" and source.info.path is None
-            sink = open_sink(tmp_path / "out.mp4", source, encode=EncodeOptions(preset="ultrafast"))
-            for frame in source:
-                sink.write(frame)
-            assert sink.finish().frames == 30
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(tmp_path) as address:
+        source = open_source(f"{address}/a.mkv")
+        assert not source.info.live and source.info.kind == "video" and source.info.path is None
+        sink = open_sink(tmp_path / "out.mp4", source, encode=EncodeOptions(preset="ultrafast"))
+        for frame in source:
+            sink.write(frame)
+        assert sink.finish().frames == 30
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(f.samples for f in container.decode(audio=0)) > 48_000
 

@@ -232,7 +232,8 @@ class VideoSource:
         if packet.size and self._furthest * self._time_base < self._origin:
             return []
         self._passing = False
-        return list(self._waiting)
+        since, self._waiting = self._waiting, deque()
+        return list(since)
 
     def _next_wanted(self) -> av.VideoFrame | None:
         for video in self._decoded:
