@@ -99,7 +99,6 @@ class SideStreams:
         self._input = av.open(info.address, metadata_errors="replace", timeout=timeout_s)
         self._copied: dict[int, Any] = {}
         self._filters: dict[int, av.BitStreamFilterContext] = {}
-        self._clocks: dict[int, _Clock] = {}
         self._coded: dict[int, _Transcoder] = {}
         self._broken = 0
         self._pending: av.Packet[Any] | None = None
