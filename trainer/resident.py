@@ -27,7 +27,7 @@ from unmask_rt.errors import UsageError
 
 FOREIGN = 0.5
 """Share of faces that wear the mask of another one."""
-TURNED_HEADS = 6000
+TURNED_HEADS = 12_000
 """Heads that are turned ahead."""
 OUT_OF_SHAPE = 2.5
 """Deviation in pixels by which points a third of the crop apart are moved."""
