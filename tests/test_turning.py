@@ -94,3 +94,25 @@ def test_a_head_is_turned_by_what_was_asked_for(yaw: float, pitch: float) -> Non
     for (x, y), (u, v) in zip(turned.points, (crop_mesh() + MARGIN)[[*MESH_ANCHORS, 4]], strict=True):
         at = round(float(y)), round(float(x))
         assert np.hypot(turned.map_x[at] - u, turned.map_y[at] - v) < 3  # each point is drawn from where it was
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_some_profiles_are_trained_on_before_the_colour_of_their_masks(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turning, "PROFILES", 1.0)
+    monkeypatch.setattr(turning, "CAMOUFLAGED", share)
+    mesh, head = crop_mesh(), wide_head(head_shape())
+    face = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.fillConvexPoly(face, cv2.convexHull(mesh.round().astype(np.int32)), 255)
+    truth = np.where(face[..., None] > 0, np.uint8(SKIN), np.uint8(20))
+    alpha = face.copy()
+    alpha[: SIZE // 2] = 0
+    masked = np.where(alpha[..., None] > 0, np.uint8(240), truth)
+    planes = masked, truth, alpha, np.full_like(alpha, 255)
+    masked, truth, alpha, _ = turn(planes, mesh, head, np.random.default_rng(3))
+    corner = np.s_[:30, :30] if alpha[:, :128].sum() < alpha[:, 128:].sum() else np.s_[:30, -30:]
+    assert alpha[corner].max() == 0 and (masked[corner] == truth[corner]).all(), "behind the head"
+    assert (truth[corner].mean() > 150) == bool(share)
+    worn = masked[alpha > 250]
+    assert np.abs(worn.astype(int).mean() - 240) < 12, "the mask keeps its own"

@@ -21,6 +21,8 @@ STANDS_OFF = 40.0
 """Degrees from which the mask stands off the face, and from which what is behind the head is drawn out of focus."""
 SPANNED = 0.3
 """Share of a mask's width that it stands off lips or chin at most."""
+CAMOUFLAGED = 0.25
+"""Share of the profiles to train on whose mask is before a background of its own colour: white before a white wall."""
 
 
 def wide_head(shape: np.ndarray) -> Head:
@@ -35,10 +37,11 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
         planes: as for the jitters.
         mesh: float[478, 2], pixels of the crop.
         head: `wide_head`.
-        rng: 6 to 34 degrees further the way it looks, 60 at most, or (`PROFILES`) into a profile; down by 8 on average.
+        rng: 6 to 34 degrees further the way it looks, 60 at most, or (`PROFILES`) into a profile, some of them before
+            the mask's own colour (`CAMOUFLAGED`); down by 8 on average.
     """
     if rng.random() < PROFILES:
-        return into_profile(planes, mesh, head, rng)[0]
+        return _profile(planes, mesh, head, rng, CAMOUFLAGED)[0]
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
     further = float(np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4)))
     return _turned(planes, mesh, head, _way(yaw, rng) * further, rng)[0]
@@ -46,8 +49,15 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
 
 def into_profile(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> tuple[Planes, Points]:
     """As `turn`, until the head looks 50 to 78 degrees aside; the mesh with it, pixels of the new crop."""
+    return _profile(planes, mesh, head, rng, 0.0)
+
+
+def _profile(
+    planes: Planes, mesh: Points, head: Head, rng: np.random.Generator, camouflaged: float
+) -> tuple[Planes, Points]:
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
-    return _turned(planes, mesh, head, _way(yaw, rng) * max(float(rng.uniform(50, 78)) - abs(yaw), 4), rng)
+    further = _way(yaw, rng) * max(float(rng.uniform(50, 78)) - abs(yaw), 4)
+    return _turned(planes, mesh, head, further, rng, camouflaged)
 
 
 def _way(yaw: float, rng: np.random.Generator) -> float:
@@ -55,7 +65,7 @@ def _way(yaw: float, rng: np.random.Generator) -> float:
 
 
 def _turned(
-    planes: Planes, mesh: Points, head: Head, further: float, rng: np.random.Generator
+    planes: Planes, mesh: Points, head: Head, further: float, rng: np.random.Generator, camouflaged: float = 0.0
 ) -> tuple[Planes, Points]:
     """Turns a head by ``further`` degrees to the picture's right, and by some down or up."""
     pitch = float(np.clip(rng.normal(8, 11), -20, 32))
@@ -74,6 +84,8 @@ def _turned(
         masked = np.where((beside & (alpha < 1))[..., None], truth, masked)
         if rng.random() < 0.85:
             masked, alpha = tent(masked, alpha, turned.yaw, rng)
+        if camouflaged and rng.random() < camouflaged:
+            masked, truth = camouflage(masked, truth, alpha, ~turned.head, rng)
     return (masked, truth, alpha, valid), turned.mesh
 
 
@@ -100,6 +112,27 @@ def tent(masked: np.ndarray, alpha: np.ndarray, way: float, rng: np.random.Gener
     cover = np.maximum(hull.astype(np.float32) - alpha, 0)[..., None] / 255
     spanned = np.clip(masked + (colour - masked) * cover + 0.5, 0, 255).astype(np.uint8)
     return stand_off(spanned, np.maximum(alpha, hull), rng, way)
+
+
+def camouflage(
+    masked: np.ndarray, truth: np.ndarray, alpha: np.ndarray, background: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is behind the head in nearly the mask's colour.
+
+    Args:
+        masked, truth: uint8[256, 256, 3], an aligned crop with the mask and without.
+        alpha: uint8[256, 256], the coverage of the mask.
+        background: bool[256, 256], what is behind the head.
+        rng: of how nearly.
+    """
+    if not (alpha > 127).any():
+        return masked, truth
+    colour = np.median(masked[alpha > 127], axis=0) + rng.normal(0, 8, 3)
+    shift = (colour - truth) * rng.uniform(0.75, 1.0)
+    shift *= cv2.GaussianBlur(background.astype(np.float32), (0, 0), 0.7)[..., None]
+    seen = shift * (1 - alpha.astype(np.float32) / 255)[..., None]
+    masked, truth = (np.clip(p + s + 0.5, 0, 255).astype(np.uint8) for p, s in ((masked, seen), (truth, shift)))
+    return masked, truth
 
 
 def _background_blurred(picture: np.ndarray, head: np.ndarray, sigma: float) -> np.ndarray:
