@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from trainer.augment import SIZE, colour_in, dress, loose, shade, stand_off, trim
+from trainer.augment import SIZE, as_jpeg, colour_in, dress, loose, shade, stand_off, trim
 
 SKIN, CLOTH = (200, 150, 120), (90, 160, 210)
 
@@ -115,3 +118,13 @@ def test_loose_crops_move_further(worn: tuple[np.ndarray, np.ndarray]) -> None:
         moved = loose((picture, picture, alpha, valid), np.random.default_rng(seed), SIZE)[2]
         places.append(np.argwhere(moved > 127).mean(0)[0])
     assert np.std(places) > 5.5
+
+
+def test_jpeg_keeps_of_each_colour_what_it_would_of_a_photograph() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2, 0] = 250  # finer than the colour of a JPEG file: what is left of red is its brightness
+    file = io.BytesIO()
+    Image.fromarray(stripes).save(file, "jpeg", quality=60, subsampling=2)
+    wanted = np.asarray(Image.open(file)).astype(int)
+    assert np.abs(as_jpeg(stripes, 60) - wanted).mean() < 4
+    assert np.abs(as_jpeg(stripes[..., ::-1], 60)[..., ::-1] - wanted).mean() > 12

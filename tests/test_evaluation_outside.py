@@ -21,7 +21,7 @@ from tests.evaluation_media import write_inputs, write_set
 from trainer.evaluation import evaluate, frames, record
 from trainer.evaluation.clips import affine_fit, carried, lay, measure_clip, pasted, through
 from trainer.evaluation.frames import measure_frames, pictures
-from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, score_at
+from trainer.evaluation.photos import TURNED, count_faces, is_turned, measure_photos, read_labels, verdict_at
 from trainer.evaluation.pictures import choose
 from trainer.evaluation.video import flicker_and_popping, motion, still_masked
 from unmask_rt import sample
@@ -185,9 +185,13 @@ def test_faces_are_counted_by_label_size_and_what_was_found() -> None:
         {"label": "with_incorrect_mask", "box": [0, 150, 100, 250]},
         {"label": "without_mask", "box": [150, 150, 250, 250]},
     ]
-    scores = [((10.0, 10.0, 90.0, 90.0), 0.9), ((160.0, 160.0, 240.0, 240.0), 0.6), ((0.0, 150.0, 99.0, 249.0), 1.0)]
+    verdicts = [
+        ((10.0, 10.0, 90.0, 90.0), True),
+        ((160.0, 160.0, 240.0, 240.0), True),
+        ((0.0, 150.0, 99.0, 249.0), True),
+    ]
     counted: dict[str, list[float]] = defaultdict(list)
-    count_faces(counted, faces, moved, scores, [True, True, False, False, False])
+    count_faces(counted, faces, moved, verdicts, [True, True, False, False, False])
     assert counted == {
         "treated_large": [1],
         "treated_turned": [1],
@@ -211,9 +215,13 @@ def test_heads_are_turned_by_what_the_aligner_sees() -> None:
 
 
 def test_a_found_face_belongs_to_the_box_around_its_middle() -> None:
-    near, far, outside = ((40.0, 40.0, 60.0, 60.0), 0.1), ((0.0, 0.0, 60.0, 60.0), 0.2), ((90.0, 0.0, 130.0, 50.0), 0.3)
-    assert score_at((0, 0, 100, 100), [far, near, outside]) == 0.1
-    assert score_at((0, 0, 100, 100), [outside]) is None
+    near, far, outside = (
+        ((40.0, 40.0, 60.0, 60.0), False),
+        ((0.0, 0.0, 60.0, 60.0), True),
+        ((90.0, 0.0, 130.0, 50.0), True),
+    )
+    assert verdict_at((0, 0, 100, 100), [far, near, outside]) is False
+    assert verdict_at((0, 0, 100, 100), [outside]) is None
 
 
 @pytest.mark.parametrize("text", [None, "no JSON", "[1]", '[{"file": "a.jpg", "faces": [{"label": "with_mask"}]}]'])

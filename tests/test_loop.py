@@ -149,6 +149,10 @@ def test_a_run_keeps_the_preset_that_it_was_begun_with(
     assert cli.main([*command, "--preset", other, "--resume"]) == 2
     assert "begun with the preset tiny" in capsys.readouterr().err
     assert cli.main([*command, "--resume", "--pause-steps", "1", "--set", rates.format(5e-5)]) == 0 and rate() == 5e-5
+    with_betas = [*command, "--resume", "--pause-steps", "1", "--set", "stage.pix2pix.betas=[0.6, 0.9]"]
+    assert cli.main(with_betas) == 0
+    (group,) = checkpoint.load(tmp_path / "r").optimizers["generator"]["param_groups"]
+    assert tuple(group["betas"]) == (0.6, 0.9)
     assert cli.main([*command, "--resume", "--real", str(tmp_path / "nowhere")]) == 3
     assert "holds no pseudo labels" in capsys.readouterr().err
 

@@ -233,15 +233,15 @@ def test_nobody_is_in_two_splits(tmp_path: Path) -> None:
 
 
 def test_whose_pictures_nothing_tells_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "anna/IMG_1.jpg", "anna/IMG_2.jpg"]
+    names = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "anna/IMG_1.jpg", "anna/IMG_2.jpg", "00123A45.jpg"]  # a number
     sources = open_sources([empty_pictures(tmp_path / "mine", names)])
     chunks = list_chunks(sources, tmp_path / "chunks")
     for chunk in chunks:
         store(chunk, [noise(i) for i in range(len(chunk.members))])
     summary = assemble(sources, chunks, tmp_path)
-    assert summary["unnamed"] == {"mine": 2}
+    assert summary["unnamed"] == {"mine": 3}
     show_summary(summary)
-    assert "nothing tells who is on 2 of mine" in capsys.readouterr().out
+    assert "nothing tells who is on 3 of mine" in capsys.readouterr().out
 
 
 # ---- duplicates

@@ -197,9 +197,14 @@ def camera(planes: Planes, rng: np.random.Generator, side: int, pose: float = 1.
         noise = rng.normal(0, rng.uniform(1, 7), (*size, 1)).astype(np.float32)
         masked = np.clip(masked + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        _, code = cv2.imencode(".jpg", masked, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])
-        masked = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+        masked = as_jpeg(masked, int(rng.integers(30, 90)))
     return np.asarray(masked), np.asarray(truth), np.asarray(alpha), np.asarray(valid)
+
+
+def as_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
+    """uint8[H, W, 3], RGB, as a JPEG file of a quality in 1..100 keeps it."""
+    _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1]
 
 
 def crop_and_mirror(planes: Planes, rng: np.random.Generator, side: int) -> Planes:

@@ -5,7 +5,7 @@
 | CelebA | ``img_align_celeba/000001.jpg`` | ``identity_CelebA.txt``; split from ``list_eval_partition`` |
 | CelebA-HQ | ``CelebA-HQ-img/0.jpg`` | ``CelebA-HQ-to-CelebA-mapping.txt`` and CelebA's lists |
 | LFW | ``Some_Body/Some_Body_0001.jpg`` | the folder |
-| All-Age-Faces | ``00000A02.jpg`` | the name (picture number, age) |
+| All-Age-Faces | ``00000A02.jpg`` | the name (picture number, age): each picture counts as one person |
 | SCUT-FBP5500 | ``AF1.jpg`` | the name (group, sex, number) |
 | FFHQ, UTKFace and whatever else | any | none: each picture counts as one person |
 
@@ -19,7 +19,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def describe(name: str, lists: Lists | None = None) -> dict[str, Any]:
             found["split"] = lists.splits[picture]
         if found:
             return found
-    if m := re.match(r"(?:\d{5}_)?(\d{5})A(\d{2})$", stem):  # All-Age-Faces
+    if m := re.match(r"(?:\d{5}_)?(\d{5})A(\d{2})$", stem):  # All-Age-Faces: the number is the picture's
         return {"identity": f"aaf-{m[1]}", "age": int(m[2])}
     if m := re.match(r"(?:\d{5}_)?(\d{1,3})_([01])_([0-4])_\d+", stem):  # UTKFace
         group = ("white", "black", "asian", "indian", "other")[int(m[3])]
@@ -200,6 +200,15 @@ def describe(name: str, lists: Lists | None = None) -> dict[str, Any]:
 def unnamed(source: str, name: str) -> str:
     """The identity of a picture of which nothing tells whose face it is: its own."""
     return f"{source}-{Path(name).name}"
+
+
+def is_unnamed(record: Mapping[str, Any]) -> bool:
+    """Whether nothing tells whose face the picture of a prepared set's record is.
+
+    The numbers of All-Age-Faces are of pictures. They stay its identities: new ones would change the split.
+    """
+    identity: str = record["identity"]
+    return identity == unnamed(record["source"], record["name"]) or identity.startswith("aaf-")
 
 
 def split_of(identity: str) -> str:

@@ -35,7 +35,7 @@ import numpy as np
 
 from trainer.bank import add_families, draw_bank
 from trainer.chunks import Chunk, list_chunks, work
-from trainer.datasets import Source, describe, open_sources, read_lists, split_of, unnamed
+from trainer.datasets import Source, describe, is_unnamed, open_sources, read_lists, split_of, unnamed
 from trainer.heads import head_shape
 from trainer.masks import choose_families
 from trainer.parallel import processors, progress, run_jobs
@@ -80,7 +80,7 @@ def assemble(sources: Sequence[Source], chunks: Sequence[Chunk], out: Path) -> d
         "dropped_by_source": {
             source.name: dict(Counter(d["reason"] for d in dropped if d["source"] == source.name)) for source in sources
         },
-        "unnamed": dict(Counter(r["source"] for r in records if r["identity"] == unnamed(r["source"], r["name"]))),
+        "unnamed": dict(Counter(r["source"] for r in records if is_unnamed(r))),
         "chunks": [chunk.out.name for chunk in chunks],
     }
     _write(out / "meta.json", json.dumps(records))

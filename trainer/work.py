@@ -82,7 +82,10 @@ class StageWork:
         self.rates = {n: [float(g["lr"]) for g in o.param_groups] for n, o in self.system.optimizers.items()}
         if resumed is not None:
             for name, optimizer in self.system.optimizers.items():
+                betas = [group["betas"] for group in optimizer.param_groups]
                 optimizer.load_state_dict(resumed.optimizers[name])
+                for group, asked in zip(optimizer.param_groups, betas, strict=True):  # as the rates: of the preset
+                    group["betas"] = asked
             self.step, self.seconds = int(resumed.meta["step"]), float(resumed.meta["seconds"])
         # Exchanges between processes are not recorded.
         if device.type == "cuda" and run.place.world == 1:

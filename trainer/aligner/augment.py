@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.aligner.network import CROP, ZOOM
+from trainer.augment import as_jpeg
 from unmask_rt.align import TEMPLATE, Affine, Image
 
 CENTRE = (CROP - 1) / 2
@@ -240,8 +241,7 @@ def shoot(picture: Image, rng: np.random.Generator) -> Image:
         noise = noise.astype(np.float32)
         picture = np.clip(picture + (noise if noise.ndim == 3 else noise[..., None]), 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        _, code = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 85))])
-        picture = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+        picture = as_jpeg(picture, int(rng.integers(15, 85)))
     return np.ascontiguousarray(picture, np.uint8)
 
 

@@ -142,7 +142,7 @@ def map_figures(found: Image, hole: Bools) -> dict[str, float]:
 
 
 def says_mask(found: Image) -> bool:
-    """Whether the runtime would treat a single picture whose map uint8[S, S] is this one."""
+    """Whether the score of a map uint8[S, S] reaches what counts as a mask (`gate.ON`)."""
     return mask_score(found) >= GATE
 
 

@@ -27,7 +27,7 @@ from unmask_rt.errors import UsageError
 from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.pose import box_of
 from unmask_rt.frames import Packet
-from unmask_rt.gate import ON
+from unmask_rt.gate import Gate
 from unmask_rt.sources.pictures import PictureSource
 
 Box = tuple[float, float, float, float]
@@ -61,12 +61,13 @@ def measure_photos(
                 (finished,) = blend(packet)
                 before = planes.upright(frame)
                 moved = np.abs(before.astype(np.int16) - planes.upright(finished.frame)).max(2)
-                scores = [(patch.face.box, patch.score) for patch in packet.patches]
+                (decided,) = Gate("still").push(packet)
+                verdicts = [(patch.face.box, patch.strength > 0) for patch in decided.patches]
                 if kind == "unmasked":
                     counted["unchanged"].append(float(not moved.any()))
                 name = str(source.picture(frame.index).relative)
                 faces = labelled[kind].get(name, [])
-                count_faces(counted, faces, moved, scores, [is_turned(aligner, before, f["box"]) for f in faces])
+                count_faces(counted, faces, moved, verdicts, [is_turned(aligner, before, f["box"]) for f in faces])
     counted["gate"] = counted["gate_masked"] + counted["gate_bare"]
     found = {key: estimate(counted[key], "share") for key in PHOTO_TITLES}
     return {key: value for key, value in found.items() if value is not None}
@@ -94,7 +95,7 @@ def count_faces(
     counted: dict[str, list[float]],
     faces: list[dict[str, Any]],
     moved: NDArray[np.int16],
-    scores: list[tuple[Box, float]],
+    verdicts: list[tuple[Box, bool]],
     turned: list[bool],
 ) -> None:
     """Counts the labelled faces of one photograph.
@@ -103,7 +104,7 @@ def count_faces(
         counted: 1 or 0 for each decision, by figure; added to.
         faces: labels and boxes.
         moved: int16[H, W], largest change of a pixel's channels.
-        scores: box and score of each face that was found.
+        verdicts: box of each face that was found, and whether the gate takes it for masked.
         turned: of each labelled face, whether the head is turned away.
     """
     for face, away in zip(faces, turned, strict=True):
@@ -118,10 +119,10 @@ def count_faces(
             counted["treated_large" if side >= LARGE else "treated_small"].append(treated)
             if side >= LARGE:
                 counted["treated_turned" if away else "treated_frontal"].append(treated)
-        score = score_at((x0, y0, x1, y1), scores)
-        if score is not None:
+        verdict = verdict_at((x0, y0, x1, y1), verdicts)
+        if verdict is not None:
             key = "gate_masked" if label == "with_mask" else "gate_bare"
-            counted[key].append(float((score >= ON) == (label == "with_mask")))
+            counted[key].append(float(verdict == (label == "with_mask")))
 
 
 def is_turned(aligner: Aligner, rgb: NDArray[np.uint8], box: Box) -> bool:
@@ -136,12 +137,12 @@ def is_turned(aligner: Aligner, rgb: NDArray[np.uint8], box: Box) -> bool:
     return aligned is None or aligned.sure < 0.5 or abs(aligned.yaw) >= TURNED
 
 
-def score_at(box: Box, scores: list[tuple[Box, float]]) -> float | None:
-    """Score of the found face whose middle lies in a labelled box, the nearest one; None where there is none."""
+def verdict_at(box: Box, verdicts: list[tuple[Box, bool]]) -> bool | None:
+    """Verdict on the found face whose middle lies in a labelled box, the nearest one; None where there is none."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     inside = []
-    for (x0, y0, x1, y1), score in scores:
+    for (x0, y0, x1, y1), verdict in verdicts:
         u, v = (x0 + x1) / 2, (y0 + y1) / 2
         if box[0] <= u <= box[2] and box[1] <= v <= box[3]:
-            inside.append((np.hypot(u - x, v - y), score))
+            inside.append((np.hypot(u - x, v - y), verdict))
     return min(inside)[1] if inside else None

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.datasets import unnamed
+from trainer.datasets import is_unnamed
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
 from trainer.masks import choose_families, draw_mask
@@ -139,7 +139,7 @@ def choose(
         raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
     picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
     chosen = [records[i] for i in picked]
-    alone = {r["source"] for r in chosen if r["identity"] == unnamed(r["source"], r["name"])}
+    alone = {r["source"] for r in chosen if is_unnamed(r)}
     parts = tuple(weights.items()), seed, tuple(sorted(wanted)), profiles, tuple(sorted(alone))
     return Draw(data, split, tuple(picked), *parts)
 
