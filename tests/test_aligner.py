@@ -91,7 +91,7 @@ def test_it_looks_again_where_the_face_lies_far_from_where_it_was_expected(align
 
 def test_in_video_noise_does_not_move_the_window() -> None:
     """Steady, a still face is looked at through one window; one that moves is followed by new ones."""
-    steady, plain = (Aligner(models.load_aligner_model(), steady=s) for s in (True, False))
+    steady, plain = (Aligner(models.load_aligner_model(), steady=s) for s in (1, 0))
     _, picture = sample.masked_astronaut()
     points, rng = truth(), np.random.default_rng(5)
     pose = pose_of(points[:6])

@@ -338,3 +338,11 @@ def test_the_grain_stands_still_when_the_rectangle_around_the_face_moves() -> No
     part, _ = blend.paste(cut, patch, region, shifted)
     hole, _ = hole_and_ring(enlarged(1), S)
     assert np.abs(part.astype(int) - full[:, 14:])[hole[:, 14:]].max() <= 1
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (30, -20), (500, 700)])
+def test_noise_repeats_its_tile_without_keeping_pictures(x: int, y: int) -> None:
+    tile, shape = blend._tile(1), (600, 1100)
+    wanted = np.tile(np.roll(tile, (y % 512, x % 512), (0, 1)), (2, 3))[: shape[0], : shape[1]]
+    laid = blend._laid(1, x, y, shape)
+    assert laid.shape == shape and laid.flags.c_contiguous and (laid == wanted).all()

@@ -154,6 +154,29 @@ def test_a_gap_that_flow_cannot_cross_is_filled_from_both_sides(
     assert max(error(p, k) for k, p in enumerate(out)) < 6
 
 
+def test_who_is_back_elsewhere_was_nowhere_in_between(monkeypatch: pytest.MonkeyPatch, masked_astronaut: Image) -> None:
+    wide = np.full((512, 1100, 3), 90, np.uint8)
+
+    def shown(left: int) -> Image:
+        picture = wide.copy()
+        picture[:, left : left + 512] = masked_astronaut
+        return picture
+
+    def at(left: int) -> dict[int, Sight]:
+        return {1: Sight(Find(moved(true_pose(0), np.array([[1.0, 0, left], [0, 1.0, 0]])), "mesh", 1.0))}
+
+    pictures = [shown(0)] * 6 + [wide] * 5 + [shown(580)] * 6
+    out = scripted(monkeypatch, pictures, [at(0)] * 6 + [{}] * 5 + [at(580)] * 6)
+    assert [len(p.faces) for p in out] == [1] * 6 + [0] * 5 + [1] * 6
+
+
+def test_no_gap_is_filled_where_somebody_else_is(monkeypatch: pytest.MonkeyPatch, masked_astronaut: Image) -> None:
+    pictures = [masked_astronaut] * 6 + [np.full_like(masked_astronaut, 90)] * 5 + [masked_astronaut] * 6
+    other = {2: seen(0)[1]}
+    out = scripted(monkeypatch, pictures, [seen(0)] * 6 + [other] * 5 + [seen(0)] * 6)
+    assert [[f.track for f in p.faces if f.found_by != "flow"] for p in out[6:11]] == [[2]] * 5
+
+
 def test_a_gap_across_a_cut_stays_empty(monkeypatch: pytest.MonkeyPatch, masked_astronaut: Image) -> None:
     pictures = [np.full_like(masked_astronaut, 90) if 5 <= k < 9 else masked_astronaut for k in range(14)]
     out = scripted(monkeypatch, pictures, [{} if 5 <= k < 9 else seen(0) for k in range(14)], cuts=[7])

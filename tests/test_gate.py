@@ -162,6 +162,17 @@ def test_a_masked_face_that_is_lost_is_reported_where_it_was(mode: Mode) -> None
     assert out[3].missed == ((2.0, 0.0, 10.0, 8.0),)
 
 
+@pytest.mark.parametrize("mode", ["file", "live"])
+@pytest.mark.parametrize(("left", "missed"), [(6.0, False), (11.0, True)])
+def test_who_is_hidden_behind_somebody_is_no_miss(mode: Mode, left: float, missed: bool) -> None:
+    away = packet(3, {2: 0.0})
+    (bare,) = away.patches
+    face = replace(bare.face, box=(left, 0.0, left + 8.0, 8.0))
+    in_front = replace(away, faces=(face,), patches=(replace(bare, face=face),))
+    out = run(mode, [packet(0, {1: 0.9}), packet(1, {1: 0.9}), packet(2, {1: 0.9}), in_front])
+    assert bool(out[3].missed) == missed
+
+
 @pytest.mark.parametrize("mode", ["file", "live", "still"])
 def test_a_bare_face_that_is_lost_is_no_miss(mode: Mode) -> None:
     assert shown(mode, [0.0] * 5 + [None] * 5) == "." * 5 + " " * 5

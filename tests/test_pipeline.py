@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count
 
@@ -373,6 +373,17 @@ def test_channel_refuses_after_its_end_but_gives_out_what_waits() -> None:
     item = channel.get()
     assert item is not None and item[0] is packet
     assert channel.get() is None
+
+
+def test_a_cut_outlives_the_packet_that_brought_it() -> None:
+    channel = Channel(1, latest_wins=True)
+    for index, cut in enumerate([False, True, False]):
+        assert channel.put(replace(Packet(make_frame(index)), cut=cut))
+    item = channel.get()
+    assert item is not None and item[0].frame.index == 2 and item[0].cut and channel.dropped == 2
+    assert channel.put(Packet(make_frame(3)))
+    item = channel.get()
+    assert item is not None and not item[0].cut
 
 
 def test_channel_abort_wakes_both_sides() -> None:

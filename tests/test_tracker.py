@@ -119,6 +119,15 @@ def test_only_a_clearly_larger_face_takes_a_place_in_a_crowd() -> None:
     assert set(tracker.tracks) == {1, 3}
 
 
+def test_in_a_crowd_there_is_room_only_for_who_would_get_it() -> None:
+    tracker = Tracker(max_faces=2)
+    run(tracker, 0.0, [find_at(100, 100)])
+    assert tracker.has_room(10.0, {i: t.last.pose for i, t in tracker.tracks.items()})
+    run(tracker, 0.1, [find_at(100, 100), find_at(400, 100, 80)])
+    visible = {i: t.last.pose for i, t in tracker.tracks.items()}
+    assert not tracker.has_room(90.0, visible) and tracker.has_room(120.0, visible) and len(tracker.tracks) == 2
+
+
 def test_a_weak_find_counts_once_it_is_seen_again() -> None:
     tracker = Tracker(max_faces=2)
     track = tracker.begin(find_at(100, 100, confidence=0.7), 0.0, sure=False, visible={})

@@ -299,11 +299,5 @@ def _tile(number: int) -> Weight:
 
 def _laid(number: int, x: int, y: int, shape: tuple[int, ...]) -> Weight:
     """A band's tile repeated over a picture, its corner at (x, y)."""
-    top, left = -y % _TILE, -x % _TILE
-    wide = _repeated(number, -(-(top + shape[0]) // _TILE), -(-(left + shape[1]) // _TILE))
-    return np.ascontiguousarray(wide[top : top + shape[0], left : left + shape[1]])
-
-
-@functools.lru_cache(maxsize=16)
-def _repeated(number: int, down: int, across: int) -> Weight:
-    return np.tile(_tile(number), (down, across))
+    rows, columns = ((np.arange(side) - at) % _TILE for side, at in zip(shape[:2], (y, x), strict=True))
+    return _tile(number).take(rows, axis=0).take(columns, axis=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 from unmask_rt.frames import Packet
 
@@ -39,6 +40,8 @@ class Channel:
         with self._changed:
             if self._latest_wins and not patient:
                 if self._items and not self._ended:
+                    cut = any(waiting.cut for waiting, _ in self._items)  # the new shot begins with the next one then
+                    packet = replace(packet, cut=packet.cut or cut)
                     self._items.clear()
                     self.dropped += 1
             else:

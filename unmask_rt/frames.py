@@ -116,7 +116,8 @@ class Packet:
     Attributes:
         frame: the picture; the blend stage replaces it by the finished one.
         faces: set by the find stage.
-        cut: True where a new shot begins with this frame; set by the find stage.
+        cut: True where a new shot begins with this frame, or began with one that was dropped since the frame before;
+            set by the find stage.
         patches: set by the inpaint stage, ``strength`` by the gate.
         missed: display boxes of masked faces that were being unmasked and are lost in this frame (see ``--on-miss``).
         times: one entry for each stage passed.

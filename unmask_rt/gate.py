@@ -28,6 +28,8 @@ LOOK_AHEAD_S = 0.5
 LOOK_AHEAD_FRAMES = 30
 MISSED_S = 0.25
 """How long a masked face that was lost is reported as missed: after that nobody knows where it is."""
+HIDDEN = 0.05
+"""Share of the smaller box that another face in view may cover before the lost one counts as hidden behind it."""
 
 Box = tuple[float, float, float, float]
 
@@ -111,13 +113,26 @@ class Gate:
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
         present = {patch.face.track for patch in packet.patches}
         lost = [state for track, state in self._states.items() if state.on and track not in present]
-        missed = tuple(state.box for state in lost if _inside(state.box, packet.frame.display_size))
+        view = [face.box for face in packet.faces]
+        missed = tuple(
+            state.box
+            for state in lost
+            if _inside(state.box, packet.frame.display_size) and not any(_hides(box, state.box) for box in view)
+        )
         return replace(packet, patches=tuple(patches), missed=missed)
 
 
 def _inside(box: Box, size: tuple[int, int]) -> bool:
     """Whether a face was wholly in view; one that was not has left the picture, and nothing is missed."""
     return box[0] >= 0 and box[1] >= 0 and box[2] <= size[0] and box[3] <= size[1]
+
+
+def _hides(front: Box, box: Box) -> bool:
+    """Whether a face in view is where another one was: that one is behind it, and not to be painted on it."""
+    across = min(front[2], box[2]) - max(front[0], box[0])
+    down = min(front[3], box[3]) - max(front[1], box[1])
+    smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (front, box))
+    return across > 0 and down > 0 and across * down > HIDDEN * smaller
 
 
 def _score(packet: Packet, track: int) -> float | None:

@@ -267,7 +267,7 @@ def main() -> None:
         accuracy(aligner, mesh, all_cases, arguments.mesh_share)
     mask_accuracy(aligner, all_cases)
     false_faces(aligner, arguments.data, arguments.loose, 3 * arguments.faces)
-    jitter(Aligner(model, steady=True), all_cases, 24)
+    jitter(Aligner(model, steady=4), all_cases, 24)
     cost(aligner, face_model, all_cases)
 
 

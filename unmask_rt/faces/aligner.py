@@ -29,9 +29,9 @@ NO_FACE = 0.05
 FAR, FAR_ROLL = 0.10, math.radians(12)
 """A face that lies further (`tracker.distance`) from where it was expected, or is turned more, is looked at once more
 where it was found: the network is most exact in the middle of its crop."""
-WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
-"""How many windows are remembered, and how far off one a face may be expected and still be looked at through it: in
-place (canonical sides), in size (logarithm) and roll (radians)."""
+WINDOWS_A_FACE, NEAR, NEAR_SIZE = 2, 0.03, 0.06
+"""How many windows are remembered for each face, and how far off one a face may be expected and still be looked at
+through it: in place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
 
@@ -72,15 +72,16 @@ class Aligner:
     Args:
         model: the bytes of ``aligner.onnx`` (already checked against their SHA-256).
         threads: threads of the network; one is fastest, it is so small.
-        steady: for video: a face that is expected almost where a window was cut before is looked at through that very
-            window. Else noise would move the window, and the window the points: still faces would tremble twice as
-            much. What a call returns then depends, by as little as that, on the calls before.
+        steady: for video, how many faces are looked at in turn: one that is expected almost where a window was cut
+            before is looked at through that very window. Else noise would move the window, and the window the points:
+            still faces would tremble twice as much. What a call returns then depends, by as little as that, on the
+            calls before. 0: each call by itself.
 
     Raises:
         ModelError: the bytes are no such model.
     """
 
-    def __init__(self, model: bytes, *, threads: int = 1, steady: bool = False) -> None:
+    def __init__(self, model: bytes, *, threads: int = 1, steady: int = 0) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -93,7 +94,7 @@ class Aligner:
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of damage
             raise ModelError(f"The aligner's model cannot be loaded: {error}", "Install unmask-rt again.") from error
         self._input = self._session.get_inputs()[0].name
-        self._windows: deque[Pose] = deque(maxlen=WINDOWS if steady else 0)
+        self._windows: deque[Pose] = deque(maxlen=WINDOWS_A_FACE * steady)
 
     def __call__(self, rgb: Image, expected: Pose) -> Aligned | None:
         """Aligns one face.

@@ -13,9 +13,9 @@ from unmask_rt.faces.centerface import iou
 from unmask_rt.faces.flow import follow
 from unmask_rt.faces.look import StillLooker, grey_of
 from unmask_rt.faces.motion import OneEuro
-from unmask_rt.faces.pose import Find, Pose, anchors_of, box_of, mixed
+from unmask_rt.faces.pose import Find, Pose, anchors_of, box_of, distance, mixed
 from unmask_rt.faces.sight import Sight
-from unmask_rt.faces.tracker import SEEN_BY
+from unmask_rt.faces.tracker import MATCH, SEEN_BY, STRAY
 from unmask_rt.faces.video import VideoLooker
 from unmask_rt.frames import Face, Mode, Packet
 
@@ -157,10 +157,14 @@ class FindStage:
         first, last = self._waiting[start], self._waiting[end]
         begin_s, end_s = first.packet.frame.time_s, last.packet.frame.time_s
         a, b = first.sights[track].find, last.sights[track].find
+        if distance(a.pose, b.pose) > MATCH + STRAY * (end_s - begin_s):  # gone, and back elsewhere
+            return
         confidence = 0.5 * min(a.confidence, b.confidence)
         for waiting in list(self._waiting)[start + 1 : end]:
             share = (waiting.packet.frame.time_s - begin_s) / max(end_s - begin_s, 1e-6)
-            waiting.sights[track] = Sight(Find(mixed(a.pose, b.pose, share), "held", confidence))
+            pose = mixed(a.pose, b.pose, share)
+            if not self._taken(waiting, pose, track):
+                waiting.sights[track] = Sight(Find(pose, "held", confidence))
 
     def _seen(self, k: int, track: int) -> bool:
         """Whether a held frame shows the track somewhere better than where it happened to be last."""

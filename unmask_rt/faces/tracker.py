@@ -170,13 +170,17 @@ class Tracker:
         box = box_of(find.pose)
         if any(distance(find.pose, pose) < ROOM or iou(box, box_of(pose)) > 0.3 for pose in visible.values()):
             return False
+        if not self.has_room(side_of(find.pose), visible):
+            return False
         present = [i for i in visible if i in self.tracks]
         if len(present) >= self._max_faces:
-            smallest = min(present, key=lambda i: visible[i][2])
-            if side_of(find.pose) < CROWDED * side_of(visible[smallest]):
-                return False
-            del self.tracks[smallest]
+            del self.tracks[min(present, key=lambda i: visible[i][2])]
         return True
+
+    def has_room(self, side: float, visible: Mapping[int, Pose]) -> bool:
+        """Whether there are not too many in view for a face of this crop side in pixels, or a small one gives way."""
+        sides = [side_of(pose) for i, pose in visible.items() if i in self.tracks]
+        return len(sides) < self._max_faces or side >= CROWDED * min(sides)
 
 
 def _score(apart: float, unlike: float | None) -> float:

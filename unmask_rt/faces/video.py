@@ -42,6 +42,8 @@ LEAP = 0.25
 """Change of a face's size (natural logarithm) from one picture to the next that is an error, not motion."""
 TILT = math.radians(12)
 """The same of its roll, unless the aligner is sure (`CLEARLY`): it may take a profile for a tilted frontal face."""
+COARSE = 1.25
+"""How much larger a face may turn out to be than the finder says; one that is too small even so is not looked at."""
 ASTRAY, OFF = 0.25, 0.08
 """`distance` of a track from what the finder, and (where the aligner is in doubt) the mesh sees, from which it is put
 right."""
@@ -68,7 +70,7 @@ class VideoLooker:
         self, face_model: bytes, finder_model: bytes, aligner_model: bytes, max_faces: int, *, live: bool
     ) -> None:
         self._mesh = FaceMesh(face_model, max_faces=1, video=False)
-        self._aligner = Aligner(aligner_model, steady=True)
+        self._aligner = Aligner(aligner_model, steady=max_faces)
         finder = CenterFace(finder_model)
         self._seeker: Seeker = Aside(finder) if live else AtOnce(finder)
         self._second_look = None if live else finder
@@ -222,8 +224,9 @@ class VideoLooker:
                 if flowed is not None and find.found_by == "finder":
                     find = Find(mixed(flowed, find.pose, TRUST), "finder", find.confidence)
                 now.sights[i] = Sight(find, None if flowed is None else difference(find.pose, flowed))
-        for coarse in strangers:
-            if side_of(coarse.pose) >= now.min_side:
+        for coarse in sorted(strangers, key=lambda find: -side_of(find.pose)):
+            side = side_of(coarse.pose)
+            if side >= now.min_side and self.tracker.has_room(side * COARSE, now.poses()):
                 find = self._refined(now, then, coarse, None)
                 self._welcome(now, find, find.found_by != "finder" or self._looks_again(now, coarse))
 
