@@ -203,8 +203,9 @@ def camera(planes: Planes, rng: np.random.Generator, side: int, pose: float = 1.
 
 def as_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     """uint8[H, W, 3], RGB, as a JPEG file of a quality in 1..100 keeps it."""
-    _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1]
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
 def crop_and_mirror(planes: Planes, rng: np.random.Generator, side: int) -> Planes:
