@@ -34,6 +34,8 @@ def write_video(
     options: dict[str, str] | None = None,
     ticks: list[int] | None = None,
     tone_hz: float | None = None,
+    last_ticks: int | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Encodes RGB pictures.
 
@@ -44,19 +46,26 @@ def write_video(
         codec, pix_fmt, options: as FFmpeg names them.
         ticks: presentation time of each picture in 1 / rate seconds (variable frame rate); None counts up.
         tone_hz: adds an AAC track with this tone, as long as the pictures last at ``rate``.
+        last_ticks: how long the last picture stays, in 1 / rate seconds; for encoders without B-frames.
+        metadata: the file's.
     """
     pictures = list(pictures)
     height, width = pictures[0].shape[:2]
     with av.open(str(path), "w") as container:
+        container.metadata.update(metadata or {})
         video = container.add_stream(codec, rate=rate, options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pix_fmt
         video.codec_context.time_base = Fraction(1, rate)
         audio = container.add_stream("aac", rate=48_000, layout="mono") if tone_hz else None
+        packets: list[av.Packet[av.VideoStream]] = []
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = ticks[index] if ticks else index, Fraction(1, rate)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        if last_ticks:
+            packets[-1].duration = round(last_ticks / rate / packets[-1].time_base)
+        container.mux(packets)
         if audio is not None and tone_hz:
             t = np.arange(48_000 * len(pictures) // rate, dtype=np.float32) / 48_000
             sound = av.AudioFrame.from_ndarray((0.1 * np.sin(2 * np.pi * tone_hz * t))[None], "fltp", "mono")

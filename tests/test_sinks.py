@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image, ImageCms
 
 from tests.media import moving_gradient, write_video
@@ -284,15 +285,22 @@ def test_low_latency_leaves_nothing_in_the_encoder(tmp_path: Path) -> None:
 # Streams beside the picture
 
 
-def with_everything(path: Path, seconds: int = 3) -> Path:
-    """MP4 with sound, text subtitles, chapters, title and language."""
+def with_everything(path: Path, seconds: int = 3, lines: list[tuple[int, int]] | None = None) -> Path:
+    """MP4 with sound, text subtitles, chapters, titles and languages.
+
+    Args:
+        path: of the file.
+        seconds: how long it is.
+        lines: beginning and length of each line of subtitles in milliseconds; None for half a line each second.
+    """
     with av.open(str(path), "w") as container:
         container.metadata.update({"title": "A title", "comment": "Mine"})
         video: Any = container.add_stream("libx264", rate=25, width=96, height=64)
         audio: Any = container.add_stream("aac", rate=48_000, layout="mono")
         words: Any = container.add_mux_stream("mov_text")
         words.time_base = Fraction(1, 1000)
-        audio.metadata["language"] = "fra"
+        audio.metadata.update({"language": "fra", "title": "Comment"})
+        video.metadata.update({"language": "deu", "title": "Main"})
         container.set_chapters(
             [
                 {"id": 1, "start": 0, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}},
@@ -310,12 +318,12 @@ def with_everything(path: Path, seconds: int = 3) -> Path:
         sound.sample_rate, sound.pts = 48_000, 0
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
-        for i in range(seconds):
+        for i, (begin, length) in enumerate(lines or [(i * 1000, 500) for i in range(seconds)]):
             text = f"Line {i}".encode()
             packet: Any = av.Packet(len(text).to_bytes(2, "big") + text)
             packet.stream, packet.time_base = words, Fraction(1, 1000)
-            packet.pts = packet.dts = i * 1000
-            packet.duration = 500
+            packet.pts = packet.dts = begin
+            packet.duration = length
             container.mux(packet)
     return path
 
@@ -396,8 +404,17 @@ def test_pcm_becomes_aac_where_needed(tmp_path: Path) -> None:
     assert any("converted to aac" in note for note in report.notes)
 
 
-def with_sound(path: Path, codec: str, sound: str, *, seconds: int = 1) -> Path:
-    """A file with sound as its container keeps it: AAC with headers in MPEG-TS, PCM without places in AVI."""
+def with_sound(
+    path: Path, codec: str, sound: str, *, seconds: int = 1, heard_s: tuple[float, float] | None = None
+) -> Path:
+    """A file with sound as its container keeps it: AAC with headers in MPEG-TS, PCM without places in AVI.
+
+    Args:
+        path, codec, sound: of the file, of its picture and of its sound.
+        seconds: how long it is.
+        heard_s: where the sound begins and ends, in seconds; None for all along.
+    """
+    begin_s, end_s = heard_s or (0.0, seconds)
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream(codec, rate=25, width=96, height=64)
         video.pix_fmt = "yuv420p"
@@ -407,9 +424,9 @@ def with_sound(path: Path, codec: str, sound: str, *, seconds: int = 1) -> Path:
             frame.pts, frame.time_base = i, Fraction(1, 25)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        wave = np.sin(np.arange(48_000 * seconds, dtype=np.float32) / 20)[None].repeat(2, 0) * 0.2
+        wave = np.sin(np.arange(round(48_000 * (end_s - begin_s)), dtype=np.float32) / 20)[None].repeat(2, 0) * 0.2
         heard = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave), "fltp", "stereo")
-        heard.sample_rate, heard.pts, heard.time_base = 48_000, 0, Fraction(1, 48_000)
+        heard.sample_rate, heard.pts, heard.time_base = 48_000, round(48_000 * begin_s), Fraction(1, 48_000)
         coder = audio.codec_context
         cut = av.AudioResampler(coder.format, "stereo", 48_000, coder.frame_size or 1024)
         for piece in (*cut.resample(heard), *cut.resample(None)):
@@ -442,6 +459,120 @@ def test_sound_of_any_container_arrives_in_any_other(
         heard = [frame.to_ndarray() for frame in container.decode(audio=0)]
     assert abs(sum(h.shape[-1] // (1 if h.shape[0] == 2 else 2) for h in heard) - 48_000) < 4000
     assert max(float(np.abs(h.astype(np.float64)).max()) for h in heard) > 0.1, "silence"
+
+
+def broken_off(source: Source, out: Path, count: int, preset: str) -> SinkReport:
+    """A run that ends after ``count`` frames."""
+    sink = open_sink(out, source, encode=EncodeOptions(preset=preset))
+    for frame in source:
+        sink.write(frame)
+        if frame.index + 1 == count:
+            break
+    source.close()
+    return sink.abort()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("sound", ["ac3", "eac3"])
+def test_sound_that_describes_itself_is_looked_for_before_the_header(tmp_path: Path, sound: str, suffix: str) -> None:
+    """MP4 and MOV write no header before the first packets of AC-3 and its kin."""
+    path = with_sound(tmp_path / "in.mkv", "libx264", sound, seconds=5, heard_s=(0.5, 2))
+    whole, later, never = (tmp_path / f"{name}{suffix}" for name in ("whole", "later", "never"))
+    assert copy(open_source(path), whole).notes == ()
+    assert [data for _, data in packets(whole)] == [data for _, data in packets(path)]
+    report = copy(open_source(path, start_s=3, duration_s=0.8), never)
+    assert "there is none of it in this part" in report.notes[0] and len(report.notes) == 1
+    report = copy(open_source(path, start_s=3), later)
+    assert "converted to aac" in report.notes[0] and "starts with the picture" in report.notes[0]
+    assert (len(decoded(never)), len(decoded(later))) == (20, 50)
+
+
+@pytest.mark.parametrize(("begin_s", "becomes"), [(0.0, "same"), (0.6, "same"), (2.0, "aac")])
+@pytest.mark.parametrize("preset", ["ultrafast", "veryfast"])
+@pytest.mark.parametrize("sound", ["ac3", "eac3"])
+def test_a_file_that_is_broken_off_before_its_sound_begins_plays(
+    tmp_path: Path, sound: str, preset: str, begin_s: float, becomes: str
+) -> None:
+    path = with_sound(tmp_path / "in.mkv", "libx264", sound, seconds=4, heard_s=(begin_s, 3))
+    for count in (1, 5):
+        report = broken_off(open_source(path), tmp_path / f"{count}.mp4", count, preset)
+        assert report.path is not None and len(decoded(report.path)) == count
+        assert not any("cannot be played" in note for note in report.notes)
+        with av.open(str(report.path)) as container:
+            assert container.streams.audio[0].codec_context.name == (sound if becomes == "same" else becomes)
+
+
+def test_sound_begins_with_the_file_where_its_clock_is_no_whole_microsecond(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "in.ts", "libx264", "aac")
+    first_s, started = packets(path)[0][0], av.open(str(path))
+    assert Fraction(started.start_time or 0, 1_000_000) > first_s, "FFmpeg rounds it up"
+    started.close()
+    copy(open_source(path), tmp_path / "out.mkv")
+    assert len(packets(tmp_path / "out.mkv")) == len(packets(path))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("mpeg2video", ".mkv"), ("prores_ks", ".mov")])
+def test_interlaced_video_stays_so(tmp_path: Path, codec: str, suffix: str) -> None:
+    path = write_video(tmp_path / "in.mp4", moving_gradient(5), options={"flags": "+ildct+ilme"})
+    assert decoded(path)[0].interlaced_frame
+    copy(open_source(path), tmp_path / f"out{suffix}", EncodeOptions(codec=codec, preset=None))
+    assert decoded(tmp_path / f"out{suffix}")[0].interlaced_frame
+    report = copy(open_source(path), tmp_path / "out.webm", EncodeOptions(codec="libvpx-vp9", crf=40))
+    assert any("does not write interlaced video" in note for note in report.notes)
+
+
+def test_lines_at_the_edges_of_a_cut_are_cut(tmp_path: Path) -> None:
+    path = with_everything(tmp_path / "in.mp4", lines=[(200, 700), (1200, 1700)])
+    copy(open_source(path, start_s=0.5, duration_s=1.0), tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        lines = [
+            (float(p.pts * p.time_base), float((p.duration or 0) * p.time_base))
+            for p in container.demux(subtitles=0)
+            if p.size > 2 and p.pts is not None
+        ]
+        assert container.duration is not None and container.duration < 1_050_000
+    assert np.allclose(lines, [(0, 0.4), (0.7, 0.3)], atol=0.002)
+
+
+def test_a_line_that_begins_long_before_a_cut_is_found(tmp_path: Path) -> None:
+    """Also where the file is searched by the picture's keyframes."""
+    plain = write_video(tmp_path / "plain.mkv", moving_gradient(100), options={"g": "10"})
+    with av.open(str(plain)) as given, av.open(str(tmp_path / "in.mkv"), "w") as container:
+        video: Any = container.add_stream_from_template(given.streams.video[0])
+        words: Any = container.add_mux_stream("subrip")
+        words.time_base = Fraction(1, 1000)
+        container.start_encoding()
+        line: Any = av.Packet(b"A line")
+        line.stream, line.time_base, line.pts, line.dts, line.duration = words, Fraction(1, 1000), 500, 500, 3000
+        container.mux(line)
+        for packet in given.demux(given.streams.video[0]):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    copy(open_source(tmp_path / "in.mkv", start_s=3), tmp_path / "out.mkv")
+    assert packets(tmp_path / "out.mkv", "subtitles") == [(0, b"A line")]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_streams_keep_their_titles_and_languages(tmp_path: Path, everything: Path, suffix: str) -> None:
+    copy(open_source(everything), tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        for stream, language, title in (
+            (container.streams.video[0], ("deu", "ger"), "Main"),
+            (container.streams.audio[0], ("fra", "fre"), "Comment"),
+        ):
+            assert stream.metadata["language"] in language
+            assert stream.metadata.get("title", stream.metadata.get("name")) == title
+            assert stream.disposition & Disposition.default
+
+
+def test_a_cut_does_not_keep_the_time_code_of_the_whole(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "in.mkv", moving_gradient(25), metadata={"timecode": "01:00:00:00"})
+    for start_s, code in ((0, "01:00:00:00"), (0.4, None)):
+        report = copy(open_source(path, start_s=start_s), tmp_path / "out.mkv", overwrite=True)
+        assert any("time code is not copied" in note for note in report.notes) is (code is None)
+        with av.open(str(tmp_path / "out.mkv")) as container:
+            assert {k.lower(): v for k, v in container.metadata.items()}.get("timecode") == code
 
 
 def test_a_comment_in_capitals_is_kept(tmp_path: Path) -> None:
@@ -782,6 +913,22 @@ def test_an_untouched_picture_keeps_its_pixels(tmp_path: Path) -> None:
         copy(PictureSource(tmp_path / "in" / name), out)
         with Image.open(tmp_path / "in" / name) as given, Image.open(out) as made:
             assert (np.asarray(given) == np.asarray(made)).all(), name
+
+
+def test_what_a_picture_lost_is_said_only_where_it_lost_it(tmp_path: Path) -> None:
+    """Not of a file that is passed on as it is."""
+    Image.fromarray(np.full((40, 40), 32896, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("LA", (40, 40)).save(tmp_path / "la.png")
+    for name, said in (("deep.png", "8 bits"), ("la.png", "LA was converted to RGBA")):
+        source = PictureSource(tmp_path / name)
+        assert copy(source, tmp_path / "out.png", overwrite=True).notes == () and source.notes == []
+        with Image.open(tmp_path / name) as given, Image.open(tmp_path / "out.png") as made:
+            assert given.mode == made.mode
+        assert any(said in note for note in copy(PictureSource(tmp_path / name), tmp_path / f"{name}.webp").notes)
+        source = PictureSource(tmp_path / name)
+        sink = PictureSink(tmp_path / "touched.png", source, MADE_BY, overwrite=True)
+        touch(source, sink)
+        assert any(said in note for note in sink.finish().notes)
 
 
 def touch(source: PictureSource, sink: Sink) -> None:

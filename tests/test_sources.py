@@ -6,6 +6,8 @@ import contextlib
 import functools
 import http.server
 import io
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,6 +283,69 @@ def test_an_mp4_cut_behind_its_index_gives_what_it_has(tmp_path: Path) -> None:
     assert any("ends early" in note and "of 50" in note for note in source.notes)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx-vp9")])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_matroska_file_that_was_cut_off_says_so(tmp_path: Path, suffix: str, codec: str, tagged: bool) -> None:
+    """It counts no frames, but gives its length, and mostly the picture's own."""
+    path = write_video(tmp_path / f"a.{suffix}", moving_gradient(50), codec=codec)
+    data = path.read_bytes() if tagged else path.read_bytes().replace(b"DURATION", b"DURATIOM")
+    path.write_bytes(data)
+    for start_s in (0, 0.5):
+        whole = open_source(path, start_s=start_s)
+        assert len(list(whole)) > 30 and whole.notes == []
+    path.write_bytes(data[: len(data) * 2 // 3])
+    source = open_source(path)
+    assert 5 < len(list(source)) < 45
+    assert any("ends early" in note and "of 2.0 s" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_sound_that_is_longer_than_the_picture_is_no_loss(tmp_path: Path, tagged: bool) -> None:
+    write_video(tmp_path / "b.mkv", moving_gradient(50), tone_hz=440)
+    with av.open(str(tmp_path / "b.mkv")) as given, av.open(str(tmp_path / "a.mkv"), "w") as out:
+        copies = {stream: out.add_stream_from_template(stream) for stream in given.streams}
+        for packet in given.demux():
+            when = packet.pts * packet.time_base if packet.pts is not None else None
+            if when is not None and (packet.stream.type == "audio" or when < 1):
+                packet.stream = copies[packet.stream]
+                out.mux(packet)
+    if not tagged:
+        data = (tmp_path / "a.mkv").read_bytes()
+        (tmp_path / "a.mkv").write_bytes(data.replace(b"DURATION", b"DURATIOM"))
+    source = open_source(tmp_path / "a.mkv")
+    assert len(list(source)) == 25 and source.notes == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_pipe_that_would_have_to_be_read_twice_says_so(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (10, 240, 320, 3), np.uint8)
+    data = write_video(tmp_path / "a.mp4", list(noise)).read_bytes()  # too long for FFmpeg to have it all at once
+    os.mkfifo(tmp_path / "pipe.mp4")
+
+    def pour() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            (tmp_path / "pipe.mp4").write_bytes(data)
+
+    thread = threading.Thread(target=pour, daemon=True)
+    thread.start()
+    with pytest.raises(SourceError) as caught:
+        list(open_source(tmp_path / "pipe.mp4"))
+    assert "save it to a file first" in caught.value.hint
+    thread.join(5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_pipe_is_not_opened_a_second_time(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "a.mkv", moving_gradient(20), tone_hz=440).read_bytes()
+    os.mkfifo(tmp_path / "pipe.mkv")
+    thread = threading.Thread(target=(tmp_path / "pipe.mkv").write_bytes, args=(data,), daemon=True)
+    thread.start()
+    source = open_source(tmp_path / "pipe.mkv")
+    assert source.info.address is None and source.info.audio_streams == 1
+    assert len(list(source)) == 20
+    thread.join(5)
+
+
 def test_a_damaged_file_goes_on(tmp_path: Path) -> None:
     data = bytearray(write_video(tmp_path / "a.ts", moving_gradient(50), options={"g": "5"}).read_bytes())
     for at in range(len(data) // 3, len(data) // 2):
@@ -454,10 +519,10 @@ def test_whatever_a_damaged_picture_raises_the_rest_goes_on(tmp_path: Path, monk
         Image.fromarray(moving_gradient(1)[0]).save(tmp_path / f"{name}.png")
     read = PictureSource._read
 
-    def damaged(self: PictureSource, path: Path) -> Any:
+    def damaged(self: PictureSource, path: Path, said: list[str]) -> Any:
         if path.name == "a.png":
             raise RuntimeError("a decoder's own")
-        return read(self, path)
+        return read(self, path, said)
 
     monkeypatch.setattr(PictureSource, "_read", damaged)
     source = PictureSource(tmp_path)
@@ -472,7 +537,8 @@ def test_damaged_exif_data_cost_the_exif_data_only(tmp_path: Path) -> None:
     path.write_bytes(plain[:2] + b"\xff\xe1" + (len(tags) + 8).to_bytes(2, "big") + b"Exif\0\0" + tags + plain[2:])
     source = PictureSource(path)
     (frame,) = source
-    assert source.picture(frame.index).exif is None and any("EXIF data are damaged" in note for note in source.notes)
+    picture = source.picture(frame.index)
+    assert picture.exif is None and any("EXIF data are damaged" in note for note in picture.notes)
 
 
 def test_the_results_of_a_run_before_are_no_input(tmp_path: Path) -> None:
@@ -532,9 +598,17 @@ def test_modes_that_cannot_stay_are_converted_and_said(tmp_path: Path) -> None:
         source = PictureSource(tmp_path / name)
         (frame,) = source
         assert frame.video.format.name == fmt, name
-        assert any(said in note for note in source.notes) if said else source.notes == [], (name, source.notes)
+        notes = source.picture(0).notes
+        assert any(said in note for note in notes) if said else notes == (), (name, notes)
         if name == "deep.png":
             assert (planes.rows(frame.video)[0] == 128).all()
+
+
+def test_moving_pictures_in_a_folder_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "b.gif", "c.GIF"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    source = PictureSource(tmp_path)
+    assert len(list(source)) == 1 and any("2 GIF files were left out" in note for note in source.notes)
 
 
 def test_order_of_a_folder_is_by_name(tmp_path: Path) -> None:

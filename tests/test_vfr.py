@@ -87,6 +87,25 @@ def test_a_cut_starts_at_zero_and_keeps_its_gaps(clip: Path, tmp_path: Path) -> 
     assert times(tmp_path / "out.mp4") == [Fraction(t - 20, 100) for t in TICKS if 20 <= t < 140]
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", ".mp4"), ("libx264", ".mkv"), ("ffv1", ".mkv")])
+@pytest.mark.parametrize("preset", ["ultrafast", "veryfast"])
+def test_the_last_frame_lasts_as_long_as_it_did(tmp_path: Path, codec: str, suffix: str, preset: str) -> None:
+    """Also where the encoder gives it at once, and not beyond the end of a cut."""
+    path = write_video(
+        tmp_path / "in.mp4", moving_gradient(3), rate=10, ticks=[0, 1, 2], last_ticks=30, options={"bf": "0"}
+    )
+    for duration_s, length_s in ((None, 3.2), (1.0, 1.0)):
+        source = open_source(path, duration_s=duration_s)
+        options = EncodeOptions(codec=codec, preset=preset if codec == "libx264" else None)
+        sink = open_sink(tmp_path / f"out{suffix}", source, encode=options, overwrite=True)
+        for frame in source:
+            sink.write(frame)
+        sink.finish()
+        assert times(tmp_path / f"out{suffix}") == [Fraction(t, 10) for t in range(3)]
+        with av.open(str(tmp_path / f"out{suffix}")) as container:
+            assert container.duration == length_s * 1_000_000
+
+
 def test_mpeg_clock_starts_anywhere(tmp_path: Path) -> None:
     """Transport streams begin at any time; a file begins at zero and the distances stay."""
     path = write_video(tmp_path / "in.ts", moving_gradient(20), rate=25)

@@ -110,6 +110,7 @@ class PictureSink:
                 return _SPLICE[kind](data, self._provenance.xmp)
             except ValueError:
                 pass  # another format than the output's
+        self._notes.extend(picture.notes)
         image = Image.fromarray(_pixels(frame))
         if kind == "JPEG" and image.mode == "RGBA":
             self._notes.append(f"{picture.relative}: JPEG has no transparency; it became white.")

@@ -15,6 +15,7 @@ from av.stream import Discard, Disposition
 
 from unmask_rt.sources.base import NETWORK_TIMEOUT_S, SourceInfo
 from unmask_rt.sources.stamps import Stamps, may_begin_anew
+from unmask_rt.sources.video import moving_picture
 
 AAC_BITS = 192_000
 _OWN_KEYS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
@@ -38,7 +39,16 @@ _ONLY = {
 _NEVER = {"mov": {"opus", "flac"}}
 """What it takes at first and refuses when the file is finished."""
 _NO_NEGATIVE = frozenset({"matroska", "webm"})
-_STREAM_KEYS = frozenset({"language", "title", "handler_name"})
+_STREAM_KEYS = {"language": "language", "name": "title", "title": "title", "handler_name": "handler_name"}
+"""What a stream keeps of its source's tags, and under which name: FFmpeg reads MP4's titles as names."""
+_SETTLES = {"ac3": 1, "eac3": 2, "truehd": 1}
+"""Sound that MP4 and MOV describe by its own first packets: how many must be there before the header is written."""
+LATE_S = 1
+"""Where those come later after the beginning, a file broken off before them would not play."""
+LOOK_BACK_S = 10
+"""How long before a cut a line of subtitles may begin that is still on the screen there."""
+_MICROSECOND = Fraction(1, 1_000_000)
+"""What FFmpeg rounds the time to at which a file begins."""
 WAIT_S = 10
 """How far the picture may get before a stream whose clock has begun anew no longer waits for the picture's to do so."""
 
@@ -96,10 +106,15 @@ class SideStreams:
         assert info.address is not None
         self._output, self._info, self._notes = output, info, notes
         timeout_s = None if info.path is not None else NETWORK_TIMEOUT_S
-        self._input = av.open(info.address, metadata_errors="replace", timeout=timeout_s)
+        self._open_input = lambda: av.open(str(info.address), metadata_errors="replace", timeout=timeout_s)
+        self._input = self._open_input()
+        self._later = info.origin_s * 1_000_000 > (self._input.start_time or 0)
+        self._settled_s = Fraction(0)
+        self._picture = moving_picture(self._input)
         self._copied: dict[int, Any] = {}
         self._filters: dict[int, av.BitStreamFilterContext] = {}
         self._coded: dict[int, _Transcoder] = {}
+        self._lines: dict[int, tuple[int, Fraction]] = {}
         self._broken = 0
         self._pending: av.Packet[Any] | None = None
         for stream in self._input.streams:
@@ -107,10 +122,10 @@ class SideStreams:
                 stream.discard = Discard.all
         self._copy_metadata()
         streams = [self._input.streams[i] for i in (*self._copied, *self._coded)]
-        later = info.origin_s * 1_000_000 > (self._input.start_time or 0)
-        if info.origin_s > 0 and streams and later and not may_begin_anew(self._input):
+        if info.origin_s > 0 and streams and self._later and not may_begin_anew(self._input):
+            words = any(stream.type == "subtitle" for stream in streams)
             try:
-                self._input.seek(int(info.origin_s * 1_000_000))
+                self._seek(self._input, info.origin_s - (LOOK_BACK_S if words else 0))
             except av.FFmpegError:
                 self._notes.append("The file cannot be searched: its sound was read from the start.")
         self._clocks = {stream.index: _Clock(info.resets) for stream in streams}
@@ -134,9 +149,16 @@ class SideStreams:
             time_s, length_s = _stamp(packet) + shift, (packet.duration or 0) * packet.time_base
             if end is not None and time_s >= end:
                 self._open.discard(packet.stream.index)
-            elif (origin <= 0 or time_s >= origin) and not clock.overlaps(time_s, length_s):
+            elif self._belongs(packet, time_s, length_s) and not clock.overlaps(time_s, length_s):
                 clock.end = max(clock.end, time_s + length_s)
+                if packet.stream.type == "subtitle" and length_s:
+                    self._trim(packet, shift)
                 self._write(packet, origin - shift)
+
+    def settle(self) -> None:
+        """Copies as much as the header of the output needs, before a file that is broken off is closed."""
+        self.advance(self._settled_s)
+        self._end_lines()
 
     def finish(self, end_s: Fraction | None) -> None:
         """Copies what is left up to the end of the cut (None: of the file) and empties the encoders."""
@@ -147,17 +169,90 @@ class SideStreams:
         for coder in self._coded.values():
             for packet in coder.flush():
                 self._output.mux(packet)
+        self._end_lines()
         if self._broken:
             self._notes.append(f"{self._broken} broken packets of sound or subtitles were skipped.")
+
+    def _end_lines(self) -> None:
+        """Ends the last line of MP4's text: the muxer's own end would last as long as that line."""
+        for index, (pts, unit) in self._lines.items():
+            end: av.Packet[Any] = av.Packet(bytes(2))
+            end.pts = end.dts = pts
+            end.time_base, end.duration = unit, 0
+            self._send(index, end)
 
     def close(self) -> None:
         """Frees the file."""
         self._packets.close()
         self._input.close()
 
+    def _seek(self, container: av.container.InputContainer, time_s: Fraction) -> None:
+        container.seek(max(int(time_s * 1_000_000), container.start_time or 0))
+
+    def _belongs(self, packet: av.Packet[Any], time_s: Fraction, length_s: Fraction) -> bool:
+        """Whether a packet lies behind the beginning of the cut; a line of subtitles need only reach beyond it."""
+        origin = self._info.origin_s
+        overhangs = packet.stream.type == "subtitle" and time_s + length_s > origin
+        return origin <= 0 or time_s >= origin - _MICROSECOND or overhangs
+
+    def _trim(self, packet: av.Packet[Any], shift: Fraction) -> None:
+        """Takes off what a line of subtitles lasts beyond the cut."""
+        origin, end, unit = self._info.origin_s, self._info.end_s, packet.time_base
+        begins_s = _stamp(packet)
+        ends_s = begins_s + (packet.duration or 0) * unit
+        if origin > 0:
+            begins_s = max(begins_s, origin - shift)
+        if end is not None:
+            ends_s = min(ends_s, end - shift)
+        packet.pts = packet.dts = round(begins_s / unit)
+        packet.duration = max(1, round(ends_s / unit) - packet.pts)
+
+    def _settles(self, stream: Any, name: str) -> str:
+        """Whether sound comes early enough for the output's header: "yes", "late", or "never" in all of the cut."""
+        count = _SETTLES.get(name, 0) if self._output.format.name in ("mp4", "mov") else 0
+        if not count:
+            return "yes"
+        try:
+            times, whole = self._first_packets(stream.index, count)
+        except (av.FFmpegError, OSError):
+            return "late"  # or never: it cannot be told
+        if len(times) == count:
+            self._settled_s = max(self._settled_s, times[-1] - self._info.origin_s)
+            return "yes"
+        return "never" if whole and not times else "late"
+
+    def _first_packets(self, index: int, count: int) -> tuple[list[Fraction], bool]:
+        """Looks for a stream's first packets in the cut.
+
+        Returns:
+            Their media times in seconds, ``count`` at most, and whether all of the cut was searched for them.
+        """
+        origin, end = self._info.origin_s, self._info.end_s
+        times: list[Fraction] = []
+        with self._open_input() as container:
+            jumps = origin > 0 and self._later
+            certain = not (jumps and may_begin_anew(container))
+            until = max(origin, (container.start_time or 0) * _MICROSECOND) + LATE_S
+            if jumps:
+                self._seek(container, origin)
+            for packet in container.demux():
+                if packet.size == 0 or (packet.pts is None and packet.dts is None):
+                    continue
+                time_s = _stamp(packet)
+                past = end is not None and time_s >= end
+                if packet.stream.index == index and self._belongs(packet, time_s, Fraction(0)) and not past:
+                    times.append(time_s)
+                    if len(times) == count:
+                        return times, False
+                if _decoded_s(packet) >= (until if end is None else min(until, end)):
+                    return times, certain and end is not None and end <= until
+        return times, certain
+
     def _take(self, stream: Any) -> bool:
         kind, name = stream.type, stream.name or "unknown"
         if kind == "video":
+            if stream is self._picture:
+                _describe(self._output.streams.video[0], stream)
             if stream.disposition & Disposition.attached_pic:
                 self._notes.append("The cover picture is not copied.")
             return False
@@ -175,8 +270,14 @@ class SideStreams:
         if kind == "audio" and not (stream.codec_context.sample_rate and stream.codec_context.layout.nb_channels):
             self._notes.append(f"The sound ({name}) is not copied: the file does not say how it is coded.")
             return False
+        settles, reason = self._settles(stream, name), f"{self._output.format.name} does not take it"
+        if settles == "never":
+            self._notes.append(f"The sound ({name}) is not copied: there is none of it in this part.")
+            return False
+        if settles == "late":
+            reason = f"{self._output.format.name} takes it only where it starts with the picture"
         try:
-            if not self._takes(stream, name):
+            if settles == "late" or not self._takes(stream, name):
                 raise ValueError(name)
             copy: Any = self._output.add_stream_from_template(stream)
         except (ValueError, av.FFmpegError):
@@ -188,15 +289,12 @@ class SideStreams:
             coder = _Transcoder(self._output, stream)
             self._coded[stream.index] = coder
             copy = coder.stream
-            self._notes.append(
-                f"The sound ({name}) was converted to {coder.name}: {self._output.format.name} does not take it."
-            )
+            self._notes.append(f"The sound ({name}) was converted to {coder.name}: {reason}.")
         else:
             self._copied[stream.index] = copy
             if _is_adts(stream) and self._output.format.name in ("mp4", "mov"):
                 self._filters[stream.index] = av.BitStreamFilterContext("aac_adtstoasc", stream)
-        copy.metadata.update({k: v for k, v in stream.metadata.items() if k in _STREAM_KEYS})
-        copy.disposition = stream.disposition
+        _describe(copy, stream)
         return True
 
     def _takes(self, stream: Any, name: str) -> bool:
@@ -209,7 +307,11 @@ class SideStreams:
         return not (container == "mp4" and name.startswith("pcm_") and "channels" in stream.codec_context.layout.name)
 
     def _copy_metadata(self) -> None:
-        self._output.metadata.update({k: v for k, v in self._input.metadata.items() if k.lower() not in _OWN_KEYS})
+        tags = {k: v for k, v in self._input.metadata.items() if k.lower() not in _OWN_KEYS}
+        timed = {k for k in tags if k.lower() == "timecode"} if self._later else set()
+        if timed:
+            self._notes.append("The time code is not copied: it counts from the beginning of the whole file.")
+        self._output.metadata.update({k: v for k, v in tags.items() if k not in timed})
         chapters = []
         for chapter in self._input.chapters():
             unit = chapter["time_base"] or Fraction(1, 1000)
@@ -260,6 +362,8 @@ class SideStreams:
             # The muxer would move all streams, the picture too, to make room for an encoder's few lead-in samples.
             packet.pts = None if packet.pts is None else max(0, packet.pts)
             packet.dts = None if packet.dts is None else max(0, packet.dts)
+        if packet.stream.name == "mov_text" and self._output.format.name in ("mp4", "mov") and packet.pts is not None:
+            self._lines[index] = packet.pts + (packet.duration or 0), packet.time_base
         if index in self._filters:
             for filtered in self._filters[index].filter(packet):
                 self._send(index, filtered)
@@ -277,6 +381,12 @@ def _stamp(packet: av.Packet[Any]) -> Fraction:
 
 def _decoded_s(packet: av.Packet[Any]) -> Fraction:
     return Fraction((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
+
+
+def _describe(copy: Any, stream: Any) -> None:
+    """Gives a stream of the output its source's language, title and flags."""
+    copy.metadata.update({_STREAM_KEYS[k]: v for k, v in stream.metadata.items() if k in _STREAM_KEYS})
+    copy.disposition = stream.disposition
 
 
 def _is_adts(stream: Any) -> bool:

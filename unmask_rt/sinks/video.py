@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.codec.context import Flags
 
 from unmask_rt import orient, planes
 from unmask_rt.errors import SinkError, UsageError
@@ -27,6 +28,8 @@ KEYFRAME_S = 2
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts",
 }  # fmt: skip
+_INTERLACES = frozenset({"libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1"})
+"""Encoders that keep the fields of interlaced video apart."""
 TAGGED = frozenset({"mp4", "mov", "matroska", "webm", "avi"})
 """Containers that keep a comment."""
 
@@ -81,6 +84,8 @@ class VideoSink:
         self._format = ""
         self._next_key_s = Fraction(0)
         self._unit, self._last = Fraction(1, 1000), 0
+        self._lengths: dict[int, int] = {}
+        self._held: av.Packet[Any] | None = None
         self._report: SinkReport | None = None
 
     def write(self, frame: Frame) -> None:
@@ -100,8 +105,7 @@ class VideoSink:
             if self._output is None:
                 raise SinkError("No frame came, so nothing was written", "Check the source.")
             try:
-                for packet in self._stream.encode(None):
-                    self._mux(packet)
+                self._empty()
                 if self._side is not None:
                     self._side.finish(None if self._info.end_s is None else self._info.end_s - self._info.origin_s)
                 self._close()
@@ -117,8 +121,9 @@ class VideoSink:
             errors = (av.FFmpegError, OSError, ValueError)
             if self._output is not None:
                 with contextlib.suppress(*errors):
-                    for packet in self._stream.encode(None):
-                        self._mux(packet)
+                    self._empty()
+                    if self._side is not None:
+                        self._side.settle()
             with contextlib.suppress(*errors):
                 self._close()
             kept = place(self._partial, self._path, self._notes) if self._frames else None
@@ -129,12 +134,22 @@ class VideoSink:
             self._report = SinkReport(kept, self._frames, False, tuple(self._notes), self._codec.name)
         return self._report
 
+    def _empty(self) -> None:
+        """Writes what the encoder still has."""
+        for packet in self._stream.encode(None):
+            self._mux(packet)
+        self._release()
+
     def _open(self, frame: Frame) -> None:
         video = frame.video
         self._format = encoders.pixel_format(self._codec, video.format.name, video.width, video.height)
         if self._format.replace("yuvj", "yuv") != video.format.name.replace("yuvj", "yuv"):
             self._notes.append(
                 f"Pixels were converted from {video.format.name} to {self._format}, which {self._codec.name} takes."
+            )
+        if video.interlaced_frame and self._codec.name not in _INTERLACES:
+            self._notes.append(
+                f"{self._codec.name} does not write interlaced video: both fields lie in one progressive picture."
             )
         first = self._converted(video)
         rate = self._info.rate or Fraction(30)
@@ -190,6 +205,8 @@ class VideoSink:
             context.qscale, context.global_quality = True, self._quantiser * 118  # FF_QP2LAMBDA
         if self._options.low_latency:
             context.max_b_frames = 0
+        if frame.video.interlaced_frame and self._codec.name in _INTERLACES:
+            context.flags |= int(Flags.interlaced_dct) | int(Flags.interlaced_me)
         context.colorspace, context.color_range = first.colorspace, first.color_range
         context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
         if self._format.startswith("yuvj") or frame.video.format.name.startswith("yuvj"):
@@ -215,9 +232,13 @@ class VideoSink:
     def _prepare(self, frame: Frame) -> av.VideoFrame:
         video = self._converted(frame.video)
         ticks = (frame.pts * frame.time_base - self._info.origin_s) / self._unit
+        before = self._last
         # A clock that is too coarse may put two frames into one tick; encoders refuse that.
         self._last = max(round(ticks), self._last + 1) if self._frames else round(ticks)
         video.pts, video.time_base = self._last, self._unit
+        if self._frames:
+            self._lengths[before] = self._last - before
+        self._lengths[self._last] = round(self._length_s(frame) / self._unit)
         # The decoder's picture types would be taken as orders.
         video.pict_type = int(av.video.frame.PictureType.NONE)
         now_s = self._last * self._unit
@@ -226,8 +247,29 @@ class VideoSink:
             self._next_key_s = now_s + KEYFRAME_S - Fraction(1, 2) / (self._info.rate or 30)
         return video
 
+    def _length_s(self, frame: Frame) -> Fraction:
+        """How long a frame stays if none follows, up to the end of the cut; 0 if the source does not say."""
+        length_s = (frame.video.duration or 0) * frame.time_base
+        if self._info.end_s is None:
+            return length_s
+        return max(Fraction(0), min(length_s, self._info.end_s - frame.pts * frame.time_base))
+
     def _mux(self, packet: av.Packet[Any]) -> None:
+        """Writes a packet of the encoder's; of a file the one before: how long a frame lasts the next one shows."""
+        self._release()
+        self._held = packet
+        if self._info.live:
+            self._release()
+
+    def _release(self) -> None:
+        """Writes the packet that was held back."""
+        packet, self._held = self._held, None
+        if packet is None:
+            return
         assert self._output is not None
+        length = self._lengths.pop(packet.pts, 0) if packet.pts is not None and packet.time_base == self._unit else 0
+        if length:
+            packet.duration = length
         if self._side is not None and packet.dts is not None:
             self._side.advance(packet.dts * packet.time_base)
         self._output.mux(packet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +34,8 @@ class PictureInfo:
         icc_profile: its colour profile, None if it has none that fits the pixels as they are now.
         exif: its EXIF block without the orientation, which the pixels have already; None if it has none.
         original: the frame as it was read: the same object in the sink means that nothing was changed.
+        notes: sentences about what became different on the way into the frame; they hold for an output that is made
+            from the frame, not for a copy of the file.
     """
 
     path: Path
@@ -41,14 +43,15 @@ class PictureInfo:
     icc_profile: bytes | None
     exif: bytes | None
     original: av.VideoFrame
+    notes: tuple[str, ...] = ()
 
 
 class PictureSource:
     """One picture, or all pictures in a folder and below it in the order of their names.
 
     Pictures come upright by their EXIF orientation, as gray, RGB or RGBA of 8 bits; what cannot stay as it was (16
-    bits, CMYK, further frames) is converted and said. A picture that cannot be read is named in ``failures`` and the
-    rest goes on.
+    bits, CMYK, further frames) is converted and said in `PictureInfo.notes`. A picture that cannot be read is named in
+    ``failures`` and the rest goes on.
 
     Args:
         path: a picture or a folder.
@@ -64,7 +67,10 @@ class PictureSource:
         root = Path(path)
         if not root.exists():
             raise SourceError(f"{root} does not exist", "Check the path.")
-        self.paths = sorted(_pictures_below(root, leave_out)) if root.is_dir() else [root]
+        self.paths = sorted(_files_below(root, leave_out, SUFFIXES)) if root.is_dir() else [root]
+        animated = sum(1 for _ in _files_below(root, leave_out, {".gif"})) if root.is_dir() else 0
+        if animated:
+            self.notes.append(f"{animated} GIF files were left out: each is read as a video, if given by itself.")
         if not self.paths:
             raise SourceError(f"The folder {root} holds no pictures", f"Known: {' '.join(sorted(SUFFIXES))}")
         self._root = root if root.is_dir() else root.parent
@@ -98,15 +104,16 @@ class PictureSource:
         for path in self.paths:
             if self._stopped:
                 return
+            said: list[str] = []
             try:
-                video, icc_profile, exif = self._read(path)
+                video, icc_profile, exif = self._read(path, said)
             except Exception as error:  # Pillow's readers raise whatever damaged bytes make of them
                 if self._single:
                     raise SourceError(f"{path} cannot be read: {error}", "It is no picture, or damaged.") from error
                 self.failures.append(f"{path.relative_to(self._root)} cannot be read: {error}")
                 continue
             video.pts, video.time_base = index, Fraction(1)
-            self._known[index] = PictureInfo(path, path.relative_to(self._root), icc_profile, exif, video)
+            self._known[index] = PictureInfo(path, path.relative_to(self._root), icc_profile, exif, video, tuple(said))
             transform, size = orient.to_display(video.width, video.height)
             yield Frame(video, index, index, Fraction(1), time.monotonic_ns(), transform, size)
             index += 1
@@ -125,57 +132,57 @@ class PictureSource:
             raise SourceError(f"{path} cannot be read: {error}", "It is no picture, or damaged.") from error
         return (height, width) if turned else (width, height)
 
-    def _read(self, path: Path) -> tuple[av.VideoFrame, bytes | None, bytes | None]:
+    def _read(self, path: Path, said: list[str]) -> tuple[av.VideoFrame, bytes | None, bytes | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 deep = opened.mode in ("RGB", "RGBA", "LA") and any("16" in str(tile[3]) for tile in opened.tile)
                 opened.load()
                 if deep:
-                    self.notes.append(f"{path.name}: 16 bits a sample were converted to 8.")
+                    said.append(f"{path.name}: 16 bits a sample were converted to 8.")
                 if getattr(opened, "n_frames", 1) > 1:
-                    self.notes.append(
-                        f"{path.name}: only the first of {getattr(opened, 'n_frames', 1)} pictures is taken."
-                    )
+                    said.append(f"{path.name}: only the first of {getattr(opened, 'n_frames', 1)} pictures is taken.")
                 exif = opened.getexif()
                 picture = ImageOps.exif_transpose(opened)
         profile = opened.info.get("icc_profile")
         # exif_transpose only returns a picture without the tag; the file's own block still has it.
         exif.pop(0x0112, None)
-        converted = self._to_known_mode(picture, path)
+        converted = _to_known_mode(picture, path, said)
         if profile is not None and profile[16:20].decode("latin1") not in _PROFILE_MODES[converted.mode]:
-            self.notes.append(f"{path.name}: its colour profile does not fit the converted pixels and is dropped.")
+            said.append(f"{path.name}: its colour profile does not fit the converted pixels and is dropped.")
             profile = None
         pixels = np.asarray(converted)
         video = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), _FRAME_FORMAT[converted.mode])
-        return video, profile, self._written(exif, path) if len(exif) else None
-
-    def _written(self, exif: Image.Exif, path: Path) -> bytes | None:
-        try:
-            return exif.tobytes()
-        except Exception:  # tags whose type is not what it should be
-            self.notes.append(f"{path.name}: its EXIF data are damaged and dropped.")
-            return None
-
-    def _to_known_mode(self, picture: Image.Image, path: Path) -> Image.Image:
-        if picture.mode in _FRAME_FORMAT and not (picture.mode != "RGBA" and "transparency" in picture.info):
-            return picture
-        if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-            self.notes.append(f"{path.name}: {picture.mode} was converted to 8 bits.")
-            values = np.asarray(picture, np.float64)
-            top = 65535.0 if picture.mode != "F" else max(1.0, float(values.max(initial=1.0)))
-            return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8), "L")
-        target = "RGBA" if picture.has_transparency_data else "L" if picture.mode == "1" else "RGB"
-        if picture.mode not in ("P", "1"):
-            self.notes.append(f"{path.name}: {picture.mode} was converted to {target}.")
-        return picture.convert(target)
+        return video, profile, _written(exif, path, said) if len(exif) else None
 
 
-def _pictures_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+def _written(exif: Image.Exif, path: Path, said: list[str]) -> bytes | None:
+    try:
+        return exif.tobytes()
+    except Exception:  # tags whose type is not what it should be
+        said.append(f"{path.name}: its EXIF data are damaged and dropped.")
+        return None
+
+
+def _to_known_mode(picture: Image.Image, path: Path, said: list[str]) -> Image.Image:
+    if picture.mode in _FRAME_FORMAT and not (picture.mode != "RGBA" and "transparency" in picture.info):
+        return picture
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        said.append(f"{path.name}: {picture.mode} was converted to 8 bits.")
+        values = np.asarray(picture, np.float64)
+        top = 65535.0 if picture.mode != "F" else max(1.0, float(values.max(initial=1.0)))
+        return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8), "L")
+    target = "RGBA" if picture.has_transparency_data else "L" if picture.mode == "1" else "RGB"
+    if picture.mode not in ("P", "1"):
+        said.append(f"{path.name}: {picture.mode} was converted to {target}.")
+    return picture.convert(target)
+
+
+def _files_below(folder: Path, leave_out: Path | None, suffixes: Set[str]) -> Iterator[Path]:
     left = None if leave_out is None or folder.resolve() not in leave_out.resolve().parents else leave_out.resolve()
     for path in folder.rglob("*"):
         if left is not None and path.resolve().is_relative_to(left):
             continue
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+        if not hidden and path.suffix.lower() in suffixes and path.is_file():
             yield path

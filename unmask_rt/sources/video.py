@@ -25,6 +25,8 @@ HTTP = ("http://", "https://")
 PQ = 16
 """AVColorTransferCharacteristic of SMPTE ST 2084."""
 
+PIPE_HINT = "A pipe can be read once only, from front to back: save it to a file first and give that."
+
 _MICROSECOND = Fraction(1, 1_000_000)
 _MAX_READ_ERRORS = 100
 _MAX_WAITING = 1000
@@ -55,6 +57,7 @@ class VideoSource:
         self._running = False
         self._broken = self._unstamped = self._backwards = self._resized = 0
         self._last_pts: int | None = None
+        self._last_step = 1
         self._given, self._passed = Stamps(), Stamps()
         self._passing, self._furthest = False, 0
         self._waiting: deque[av.Packet[av.VideoStream]] = deque(maxlen=_MAX_WAITING)
@@ -150,20 +153,21 @@ class VideoSource:
                 return av.open(self._name, options=options, timeout=NETWORK_TIMEOUT_S)
             return av.open(str(self._path), metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
-            hint = (
-                "Check the address and the network."
-                if self._path is None
-                else "It is no video, damaged, or cut off too early."
-            )
+            hint = "Check the address and the network."
+            if self._path is not None:
+                hint = PIPE_HINT if self._piped else "It is no video, damaged, or cut off too early."
             raise SourceError(f"{self._name} cannot be opened: {_reason(error)}", hint) from error
 
+    @property
+    def _piped(self) -> bool:
+        """Whether what is read can be read once only, and not searched."""
+        return self._path is not None and (self._path.is_fifo() or self._path.is_socket())
+
     def _pick(self) -> av.VideoStream:
-        moving = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not moving:
+        stream = moving_picture(self._container)
+        if stream is None:
             self._container.close()
             raise SourceError(f"{self._name} has no video stream", "Give a file with pictures in it.")
-        best = self._container.streams.best("video")
-        stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
         decoder: object = stream.codec_context
         if decoder is None:
             self._container.close()
@@ -201,9 +205,8 @@ class VideoSource:
                 if self._path is None:
                     raise SourceError(f"{self._name} broke off: {_reason(error)}", "Start again.") from error
                 if read_errors > _MAX_READ_ERRORS:
-                    raise SourceError(
-                        f"{self._name} can be read no further: {_reason(error)}", "Is the disk or the file damaged?"
-                    ) from error
+                    hint = PIPE_HINT if self._piped else "Is the disk or the file damaged?"
+                    raise SourceError(f"{self._name} can be read no further: {_reason(error)}", hint) from error
                 packets = self._container.demux(self._stream)
                 continue
             if self._first_dts is None:
@@ -271,7 +274,7 @@ class VideoSource:
         elif last is not None and pts <= last:
             self._backwards += 1
             pts = last + 1
-        self._last_pts = pts
+        self._last_pts, self._last_step = pts, step
         return pts
 
     def _begin_anew(self, pts: int, due: int) -> None:
@@ -333,18 +336,42 @@ class VideoSource:
             origin_s=self._origin,
             end_s=self._end,
             audio_streams=len(self._container.streams.audio),
-            address=None if self._live else self._name if self._path is None else str(self._path),
+            address=None if self._live or self._piped else self._name if self._path is None else str(self._path),
             resets=self._resets,
         )
 
     def _check_length(self, given: int) -> None:
         """Says so where a file ends before its own index does."""
+        if self._live or self._last_pts is None:
+            return
+        if self._container.format.name.startswith("matroska"):
+            self._check_end(self._last_pts)
+            return
         expected, length = self._stream.frames, self._length_s()
-        if self._live or self._start > 0 or not expected or length is None or self._last_pts is None:
+        if self._start > 0 or not expected or length is None:
             return
         missing_s = length - (self._last_pts - (self._stream.start_time or 0)) * self._time_base
         if given + self._broken + 1 < expected and missing_s * expected > 2.5 * length:
             self.notes.append(f"The file ends early: {given} of {expected} frames were there.")
+
+    def _check_end(self, last_pts: int) -> None:
+        """Says so where a Matroska file ends before the time that it gives itself: it counts no frames."""
+        length, step = self._picture_end_s(), self._last_step * self._time_base
+        end = (last_pts + self._last_step) * self._time_base
+        if length is not None and not self._resets and length - end > max(min(Fraction(1), length / 10), 2 * step):
+            self.notes.append(f"The file ends early: {float(end):.1f} of {float(length):.1f} s were there.")
+
+    def _picture_end_s(self) -> Fraction | None:
+        """When the picture of a Matroska file should end; None if only the end of its longest stream is known."""
+        text = {k.upper(): v for k, v in self._stream.metadata.items()}.get("DURATION", "")
+        try:
+            hours, minutes, seconds = text.split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+        except ValueError:
+            pass
+        if len(self._container.streams) > 1 or not self._container.duration:
+            return None
+        return Fraction(self._container.duration) * _MICROSECOND
 
     def _sum_up(self) -> None:
         rate = f"{float(self._rate()):g} a second" if self._rate() else "the clock's next tick"
@@ -358,6 +385,13 @@ class VideoSource:
             if count:
                 self.notes.append(text.format(count))
         self._broken = self._unstamped = self._backwards = self._resized = 0
+
+
+def moving_picture(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The video stream that is read: the best, without covers; None if there is none."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    return best if isinstance(best, av.VideoStream) and best in moving else next(iter(moving), None)
 
 
 def _reason(error: BaseException) -> str:
