@@ -29,9 +29,9 @@ NO_FACE = 0.05
 FAR, FAR_ROLL = 0.10, math.radians(12)
 """A face that lies further (`tracker.distance`) from where it was expected, or is turned more, is looked at once more
 where it was found: the network is most exact in the middle of its crop."""
-WINDOWS_A_FACE, NEAR, NEAR_SIZE = 2, 0.03, 0.06
-"""How many windows are remembered for each face, and how far off one a face may be expected and still be looked at
-through it: in place (canonical sides), in size (logarithm) and roll (radians)."""
+WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
+"""How many windows are remembered at least, and how far off one a face may be expected and still be looked at through it:
+in place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
 
@@ -94,7 +94,7 @@ class Aligner:
         except Exception as error:  # ONNX Runtime raises classes of its own for each kind of damage
             raise ModelError(f"The aligner's model cannot be loaded: {error}", "Install unmask-rt again.") from error
         self._input = self._session.get_inputs()[0].name
-        self._windows: deque[Pose] = deque(maxlen=WINDOWS_A_FACE * steady)
+        self._windows: deque[Pose] = deque(maxlen=max(WINDOWS, steady + 4) if steady else 0)
 
     def __call__(self, rgb: Image, expected: Pose) -> Aligned | None:
         """Aligns one face.
