@@ -30,7 +30,7 @@ FAR, FAR_ROLL = 0.10, math.radians(12)
 """A face that lies further (`tracker.distance`) from where it was expected, or is turned more, is looked at once more
 where it was found: the network is most exact in the middle of its crop."""
 WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
-"""How many windows are remembered at least, and how far off one a face may be expected and still be looked at through it:
+"""How many windows are remembered at least, and how far off one a face may be expected and still be looked through it:
 in place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
