@@ -299,5 +299,10 @@ def _tile(number: int) -> Weight:
 
 def _laid(number: int, x: int, y: int, shape: tuple[int, ...]) -> Weight:
     """A band's tile repeated over a picture, its corner at (x, y)."""
-    rows, columns = ((np.arange(side) - at) % _TILE for side, at in zip(shape[:2], (y, x), strict=True))
-    return _tile(number).take(rows, axis=0).take(columns, axis=1)
+    tile, (height, width) = _tile(number), shape[:2]
+    out = np.empty((height, width), np.float32)
+    for top in range(-(-y % _TILE), height, _TILE):
+        for left in range(-(-x % _TILE), width, _TILE):
+            rows, columns = slice(max(top, 0), min(top + _TILE, height)), slice(max(left, 0), min(left + _TILE, width))
+            out[rows, columns] = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return out
