@@ -27,7 +27,6 @@ from unmask_rt.errors import UsageError
 from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.pose import box_of
 from unmask_rt.frames import Packet
-from unmask_rt.gate import Gate
 from unmask_rt.sources.pictures import PictureSource
 
 Box = tuple[float, float, float, float]
@@ -61,8 +60,7 @@ def measure_photos(
                 (finished,) = blend(packet)
                 before = planes.upright(frame)
                 moved = np.abs(before.astype(np.int16) - planes.upright(finished.frame)).max(2)
-                (decided,) = Gate("still").push(packet)
-                verdicts = [(patch.face.box, patch.strength > 0) for patch in decided.patches]
+                verdicts = [(patch.face.box, patch.strength > 0) for patch in finished.patches]
                 if kind == "unmasked":
                     counted["unchanged"].append(float(not moved.any()))
                 name = str(source.picture(frame.index).relative)

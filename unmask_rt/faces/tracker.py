@@ -172,15 +172,18 @@ class Tracker:
             return False
         if not self.has_room(side_of(find.pose), visible):
             return False
-        present = [i for i in visible if i in self.tracks]
+        present = self._present(visible)
         if len(present) >= self._max_faces:
-            del self.tracks[min(present, key=lambda i: visible[i][2])]
+            del self.tracks[min(present, key=lambda i: present[i][2])]
         return True
 
     def has_room(self, side: float, visible: Mapping[int, Pose]) -> bool:
         """Whether there are not too many in view for a face of this crop side in pixels, or a small one gives way."""
-        sides = [side_of(pose) for i, pose in visible.items() if i in self.tracks]
-        return len(sides) < self._max_faces or side >= CROWDED * min(sides)
+        present = self._present(visible)
+        return len(present) < self._max_faces or side >= CROWDED * min(map(side_of, present.values()))
+
+    def _present(self, visible: Mapping[int, Pose]) -> dict[int, Pose]:
+        return {i: pose for i, pose in visible.items() if i in self.tracks}
 
 
 def _score(apart: float, unlike: float | None) -> float:
