@@ -231,7 +231,24 @@ def test_no_encoder_leaves_a_thread_on_real_time_priority() -> None:
         pytest.skip("no scheduling classes on this system")
     available_encoders()
     for task in Path("/proc/self/task").iterdir():
-        assert os.sched_getscheduler(int(task.name)) == os.SCHED_OTHER
+        with contextlib.suppress(ProcessLookupError):  # one that has just ended
+            assert os.sched_getscheduler(int(task.name)) == os.SCHED_OTHER
+
+
+def test_a_thread_that_ends_just_then_does_not_keep_an_encoder_from_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(os, "sched_getscheduler"):
+        pytest.skip("no scheduling classes on this system")
+    asked = []
+
+    def gone(thread: int) -> int:
+        asked.append(thread)
+        raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(os, "sched_getscheduler", gone)
+    copy(ArraySource(moving_gradient(3)), tmp_path / "out.mp4")
+    assert asked and len(decoded(tmp_path / "out.mp4")) == 3
 
 
 def test_hardware_that_is_not_there(tmp_path: Path) -> None:

@@ -170,20 +170,24 @@ def ordinary_priority() -> Iterator[None]:
     if not hasattr(os, "sched_getscheduler"):
         yield
         return
-    before = {thread for thread in _threads() if os.sched_getscheduler(thread) != os.SCHED_OTHER}
+    before = _real_time_threads()
     try:
         yield
     finally:
-        for thread in _threads() - before:
+        for thread in _real_time_threads() - before:
             with suppress(OSError):  # it may have ended
-                if os.sched_getscheduler(thread) == os.SCHED_FIFO:
-                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _threads() -> set[int]:
-    """Ids of this process's threads as the kernel knows them (Linux; elsewhere the calling thread alone)."""
+def _real_time_threads() -> set[int]:
+    """Ids of this process's real-time threads as the kernel knows them (Linux; elsewhere of the calling one, as 0)."""
     tasks = Path("/proc/self/task")
-    return {int(task.name) for task in tasks.iterdir()} if tasks.is_dir() else {0}
+    found = set()
+    for thread in [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else [0]:
+        with suppress(ProcessLookupError):  # it ended after it was listed
+            if os.sched_getscheduler(thread) == os.SCHED_FIFO:
+                found.add(thread)
+    return found
 
 
 def _probe(codec: av.Codec) -> str:
