@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines.base import Batch
 from tests.fakes import ANCHORS, FakeEngine, face_at, turned, worn_map
 from unmask_rt import align, blend, orient
 from unmask_rt.frames import Packet
-from unmask_rt.inpaint import InpaintStage
+from unmask_rt.inpaint import LEAVES, InpaintStage, leaving
 from unmask_rt.sources.arrays import frame_of
 
 
@@ -113,3 +115,88 @@ def test_a_mouth_outside_the_picture_is_not_taken_for_masked(
         face = replace(face_at(ANCHORS), masked=masked)
         (patch,) = stage(Packet(frame_of(picture), faces=(face,)))[0].patches
         assert patch.score == pytest.approx(score), f"{bottom} rows"
+
+
+class Hanging(FakeEngine):
+    """Sees a blue mask in the crop, as a network would."""
+
+    def __call__(self, crop: Batch, extra: Batch | None = None) -> tuple[Batch, Batch]:
+        face, _ = super().__call__(crop)
+        blue = (crop[..., 2].astype(int) - crop[..., 0] > 60).astype(np.uint8) * 255
+        return face, blue
+
+
+def wearing(astronaut: NDArray[np.uint8], low: float) -> NDArray[np.uint8]:
+    """The sample picture with a blue mask from the nose down to ``low`` crop sides of her face's crop."""
+    to_picture = align.invert(align.crop_transform(ANCHORS, 100))
+    corners = align.apply(to_picture, np.float32([[30, 55], [70, 55], [70, 100 * low], [30, 100 * low]]))
+    out = astronaut.copy()
+    cv2.fillConvexPoly(out, np.round(corners).astype(np.int32), (20, 30, 220))
+    return out
+
+
+def test_a_mask_that_leaves_the_crop_is_cut_out_whole(astronaut: NDArray[np.uint8]) -> None:
+    frame = frame_of(wearing(astronaut, 1.1))
+    engine = Hanging(worn_map(128))
+    (patch,) = InpaintStage(engine, "still")(Packet(frame, faces=(face_at(ANCHORS),)))[0].patches
+    assert len(engine.crops) > 1 and leaving(frame, patch.transform, patch.map) <= LEAVES
+    assert align.scale_of(patch.transform) < align.scale_of(align.crop_transform(ANCHORS, 128)) / 1.1
+    assert patch.score == 1.0, "the gate's score is that of the crop it was made for"
+    # What is drawn covers the whole mask.
+    region = blend.region_of(patch.map, 0.015)
+    blue = np.argwhere(wearing(astronaut, 1.1)[..., 2].astype(int) - astronaut[..., 2] > 100)[:, ::-1]
+    weight = cv2.warpAffine(region.weight, align.invert(patch.transform), astronaut.shape[1::-1])
+    assert (weight[blue[:, 1], blue[:, 0]] > 0.5).mean() > 0.97
+
+
+def test_a_mask_that_fits_costs_one_call(astronaut: NDArray[np.uint8]) -> None:
+    engine = Hanging(worn_map(128))
+    frame = frame_of(wearing(astronaut, 0.85))
+    (patch,) = InpaintStage(engine, "still")(Packet(frame, faces=(face_at(ANCHORS),)))[0].patches
+    assert len(engine.crops) == 1 and patch.score == 1.0
+
+
+def test_what_never_ends_is_not_cut_larger_for_nothing(astronaut: NDArray[np.uint8]) -> None:
+    mask_map = worn_map(128)
+    mask_map[100:, 20:100] = 255  # the network says so, however large the crop is
+    engine = FakeEngine(mask_map)
+    (patch,) = InpaintStage(engine, "still")(Packet(frame_of(astronaut), faces=(face_at(ANCHORS),)))[0].patches
+    assert len(engine.crops) == 2 and np.allclose(patch.transform, align.crop_transform(ANCHORS, 128))
+
+
+def test_the_repeated_border_of_a_picture_is_no_mask_that_leaves(astronaut: NDArray[np.uint8]) -> None:
+    low = round(float(align.apply(align.invert(align.crop_transform(ANCHORS, 100)), np.float32([[50, 95]]))[0, 1]))
+    picture = np.ascontiguousarray(wearing(astronaut, 1.1)[: low - low % 2])
+    engine = Hanging(worn_map(128))
+    InpaintStage(engine, "still")(Packet(frame_of(picture), faces=(face_at(ANCHORS),)))
+    assert len(engine.crops) == 1
+
+
+def test_in_video_the_crop_grows_and_shrinks_without_a_jump(astronaut: NDArray[np.uint8]) -> None:
+    hanging, short = wearing(astronaut, 1.1), wearing(astronaut, 0.82)
+    engine, face = Hanging(worn_map(128)), face_at(ANCHORS)
+    stage, sizes = InpaintStage(engine, "file"), []
+    for i in range(150):
+        frame = replace(frame_of(hanging if i < 60 else short), pts=i, time_base=Fraction(1, 30))
+        (patch,) = stage(Packet(frame, faces=(face,)))[0].patches
+        sizes.append(1 / align.scale_of(patch.transform))
+        if 40 < i < 60:
+            assert leaving(frame, patch.transform, patch.map) <= LEAVES
+        assert patch.score == 1.0
+    ratios = np.array(sizes[1:]) / np.array(sizes[:-1])
+    assert len(engine.crops) == 150 and ratios.max() < 1.03 and ratios.min() > 0.97
+    assert sizes[59] > 1.1 * sizes[0] and sizes[-1] == pytest.approx(sizes[0])
+
+
+def test_the_next_shot_and_the_next_person_begin_with_the_crop_that_fits(astronaut: NDArray[np.uint8]) -> None:
+    stage, fits = InpaintStage(Hanging(worn_map(128)), "live"), align.crop_transform(ANCHORS, 128)
+    for i in range(30):
+        frame = replace(frame_of(wearing(astronaut, 1.1)), pts=i, time_base=Fraction(1, 30))
+        stage(Packet(frame, faces=(face_at(ANCHORS),)))
+    last = replace(frame, pts=30)
+    (other,) = stage(Packet(last, faces=(face_at(ANCHORS, 2),)))[0].patches
+    assert np.allclose(other.transform, fits)
+    for i in range(31, 60):
+        stage(Packet(replace(frame, pts=i), faces=(face_at(ANCHORS),)))
+    (cut,) = stage(Packet(replace(frame, pts=60), faces=(face_at(ANCHORS),), cut=True))[0].patches
+    assert np.allclose(cut.transform, fits)

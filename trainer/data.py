@@ -36,6 +36,7 @@ from trainer.augment import (
     valid_of,
 )
 from trainer.bank import NAMES, open_bank
+from trainer.front import put_in_front
 from trainer.heads import Head
 from trainer.people import person_of
 from trainer.turning import turn, wide_head
@@ -110,6 +111,7 @@ class Faces(Dataset[Sample]):
         trimmed: share of masked samples whose mask has a strip of another colour (`trim`). For the map module only.
         coloured: share of masked samples with patches of other colours (`colour_in`). For the map module only.
         stood_off: share of masked samples whose mask sticks out on one side (`stand_off`).
+        in_front: share of samples with something in front of the face (`front.put_in_front`).
         turned: share of samples whose head is turned further aside and down (`heads.Head`).
         without: families of masks that never come, held out for measuring.
         real: folder of pseudo labels (`trainer.pseudo`); their certainty stands in ``valid``. For the map module only.
@@ -137,6 +139,7 @@ class Faces(Dataset[Sample]):
         trimmed: float = 0.0,
         coloured: float = 0.0,
         stood_off: float = 0.0,
+        in_front: float = 0.0,
         turned: float = 0.0,
         without: Sequence[str] = (),
         real: Path | None = None,
@@ -149,13 +152,8 @@ class Faces(Dataset[Sample]):
             raise UsageError(f"there is no mask family {', '.join(sorted(unknown))}", f"There are: {', '.join(NAMES)}.")
         self.data, self.seed, self.size, self.augment = data, seed, size, augment
         self.jitter, self.bare, self.dressed = JITTERS[jitter], bare, dressed
-        self.shaded, self.trimmed, self.coloured, self.stood_off, self.turned = (
-            shaded,
-            trimmed,
-            coloured,
-            stood_off,
-            turned,
-        )
+        self.shaded, self.trimmed, self.coloured = shaded, trimmed, coloured
+        self.stood_off, self.in_front, self.turned = stood_off, in_front, turned
         self.head: Head | None = None
         self.left_out = np.array([NAMES.index(name) for name in without], np.uint8)
         records = json.loads((data / "meta.json").read_text())
@@ -249,7 +247,16 @@ class Faces(Dataset[Sample]):
         if not bare and rng.random() < self.shaded:
             masked = shade(masked, alpha, rng)
         planes = masked, truth, alpha, valid
+        if rng.random() < self.in_front:
+            planes = put_in_front(planes, self._another(rng), rng)
         return as_sample((self.jitter if self.augment else plain)(planes, rng, self.size))
+
+    def _another(self, rng: np.random.Generator) -> np.ndarray:
+        """A crop of somebody else, masked every second time, uint8[256, 256, 3]."""
+        arrays, row = self.opened(), int(self.rows[rng.integers(len(self.rows))])
+        variant = int(rng.integers(len(arrays["done"])))
+        masked = rng.random() < 0.5 and self._usable(variant, row)
+        return np.asarray(arrays["masked"][variant, row] if masked else arrays["crops"][row])
 
 
 def as_sample(planes: Planes) -> Sample:

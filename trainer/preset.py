@@ -7,7 +7,8 @@ A preset is a TOML file in ``presets/`` or anywhere else:
     epochs          how long it is trained where the command line does not say it
     [sources]       how often each source of faces is drawn
     [data]          jitter ("camera", "loose", "pix2pix", "none"), input_half, and what `data.Faces` takes: bare,
-                    dressed, shaded, trimmed, coloured, stood_off, turned, real_share, without
+                    dressed, shaded, trimmed, coloured, stood_off, in_front, turned, real_share,
+                    without
     [[stage]]       name, system, batch, share (of the pictures), and the system's own options; stages run in order
 
 Keys of a stage that every system has: ``size`` and ``data`` (instead of the preset's), ``time_share`` (of the minutes;
@@ -39,6 +40,7 @@ DATA = {
     "trimmed",
     "coloured",
     "stood_off",
+    "in_front",
     "turned",
     "real_share",
     "without",

@@ -98,7 +98,7 @@ def check(faces: Faces) -> None:
         UsageError: it is so.
     """
     of_maps = faces.bare, faces.dressed, faces.shaded, faces.trimmed, faces.coloured, faces.real_share
-    if any(of_maps) or faces.jitter is not camera:
+    if any(of_maps) or faces.in_front or faces.jitter is not camera:
         hint = "Train this stage without --resident."
         raise UsageError("only samples of the editing module are made on a GPU", hint)
 

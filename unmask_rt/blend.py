@@ -126,15 +126,21 @@ def lower_face(size: int, grown: float = 1.0) -> Window:
     return slice(round(top * size), round(bottom * size)), slice(round((0.5 - half) * size), round((0.5 + half) * size))
 
 
-def best_window(mask_map: Image) -> Window:
+def best_window(mask_map: Image, grown: float = 1.0) -> Window:
     """`lower_face` of a frontal or of a turned and bowed head, whichever the map covers more of."""
-    windows = [lower_face(mask_map.shape[0], grown) for grown in (1.0, TURNED)]
+    windows = [lower_face(mask_map.shape[0], grown * more) for more in (1.0, TURNED)]
     return max(windows, key=lambda window: float((mask_map[window] > 127).mean()))
 
 
-def mask_score(mask_map: Image, *, turned: bool = False) -> float:
-    """Share 0..1 of mouth and chin that the map calls mask; ``turned`` looks where those of a turned head are, too."""
-    window = best_window(mask_map) if turned else lower_face(mask_map.shape[0])
+def mask_score(mask_map: Image, *, turned: bool = False, grown: float = 1.0) -> float:
+    """Share 0..1 of mouth and chin that the map calls mask.
+
+    Args:
+        mask_map: uint8[S, S], probability of mask 0..255.
+        turned: looks where mouth and chin of a turned head are, too.
+        grown: how much larger than the fit to its eyes the crop was cut.
+    """
+    window = best_window(mask_map, grown) if turned else lower_face(mask_map.shape[0], grown)
     return float((mask_map[window] > 127).mean())
 
 

@@ -72,7 +72,7 @@ def stages_of(
     """
     return [
         FindStage(*face_models, max_faces=options.max_faces or MAX_FACES[mode], mode=mode),
-        InpaintStage(engine),
+        InpaintStage(engine, mode),
         *([] if mode == "still" else [SteadyStage()]),
         BlendStage(mode, feather=options.feather, on_miss=options.on_miss, view=options.view),
     ]

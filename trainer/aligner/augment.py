@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trainer.aligner.network import CROP, ZOOM
 from trainer.augment import as_jpeg
+from trainer.front import hand, whole
 from unmask_rt.align import TEMPLATE, Affine, Image
 
 CENTRE = (CROP - 1) / 2
@@ -92,26 +93,6 @@ def occlude(picture: Image, eyes: NDArray[np.float32], mouth: NDArray[np.float32
     return blend(out, layer, alpha)
 
 
-def skin(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A colour of skin under some light."""
-    dark, light = np.array([70, 45, 35]), np.array([240, 205, 180])
-    colour = dark + (light - dark) * rng.random() + rng.normal(0, 8, 3)
-    return np.clip(colour, 0, 255).astype(np.uint8)
-
-
-def hand(layer: Image, alpha: Image, centre: NDArray[np.float64], unit: float, rng: np.random.Generator) -> None:
-    """A palm and fingers in skin colour, shaded; ``unit`` is the palm's size in pixels."""
-    colour = skin(rng).astype(np.float32)
-    angle = rng.uniform(0, 2 * np.pi)
-    cv2.ellipse(alpha, _at(centre), _at((unit * 0.5, unit * 0.6)), float(np.degrees(angle)), 0, 360, 255, -1)
-    for i in range(int(rng.integers(2, 6))):
-        a = angle + (i - 1.8) * 0.28 + rng.normal(0, 0.05)
-        tip = centre + unit * rng.uniform(0.9, 1.5) * np.array([np.cos(a), np.sin(a)])
-        cv2.line(alpha, _at(centre), _at(tip), 255, max(2, round(unit * rng.uniform(0.14, 0.22))), cv2.LINE_AA)
-    edges = cv2.GaussianBlur(alpha, (0, 0), max(1.0, unit * 0.08)).astype(np.float32)[..., None] / 255
-    layer[:] = np.clip(colour * (0.55 + 0.45 * edges) + rng.normal(0, 3, layer.shape), 0, 255).astype(np.uint8)
-
-
 def _glasses(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, rng: np.random.Generator) -> None:
     across = eyes[3] - eyes[0]
     width = float(np.hypot(*across))
@@ -125,12 +106,12 @@ def _glasses(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, rn
     down = np.array([-across[1], across[0]]) / max(width, 1) * width * rng.uniform(-0.02, 0.08)
     for centre in centres:
         if lens:
-            cv2.ellipse(alpha, _at(centre + down), _at(size), angle, 0, 360, lens, -1)
-        cv2.ellipse(alpha, _at(centre + down), _at(size), angle, 0, 360, 255, thick, cv2.LINE_AA)
-    cv2.line(alpha, _at(eyes[1] + down), _at(eyes[2] + down), 255, thick, cv2.LINE_AA)
+            cv2.ellipse(alpha, whole(centre + down), whole(size), angle, 0, 360, lens, -1)
+        cv2.ellipse(alpha, whole(centre + down), whole(size), angle, 0, 360, 255, thick, cv2.LINE_AA)
+    cv2.line(alpha, whole(eyes[1] + down), whole(eyes[2] + down), 255, thick, cv2.LINE_AA)
     if rng.random() < 0.5:  # a reflection
         at = centres[rng.integers(2)] + rng.normal(0, width * 0.06, 2)
-        cv2.line(alpha, _at(at), _at(at + rng.normal(0, width * 0.12, 2)), 200, 2, cv2.LINE_AA)
+        cv2.line(alpha, whole(at), whole(at + rng.normal(0, width * 0.12, 2)), 200, 2, cv2.LINE_AA)
         layer[:] = np.maximum(layer, 255 * (rng.random() < 0.3))
 
 
@@ -147,7 +128,7 @@ def _cap(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, rng: n
     corners = [low - 70 * across, low + 70 * across, low + 70 * across + 90 * up, low - 70 * across + 90 * up]
     cv2.fillConvexPoly(alpha, np.round(corners).astype(np.int32), 255, cv2.LINE_AA)
     if rng.random() < 0.5:  # a peak
-        cv2.ellipse(alpha, _at(low), _at((rng.uniform(25, 45), rng.uniform(3, 9))), _angle(across), 0, 360, 255, -1)
+        cv2.ellipse(alpha, whole(low), whole((rng.uniform(25, 45), rng.uniform(3, 9))), _angle(across), 0, 360, 255, -1)
     layer[:] = rng.integers(0, 256, 3, dtype=np.uint8)
     _stripes(layer, rng)
 
@@ -170,8 +151,8 @@ def _hair(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, rng: 
 def _microphone(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, rng: np.random.Generator) -> None:
     at = mouth + rng.normal(0, 9, 2) + (0, 8)
     radius = float(rng.uniform(5, 13))
-    cv2.ellipse(alpha, _at(at), _at((radius, radius * rng.uniform(1, 1.5))), 0, 0, 360, 255, -1)
-    cv2.line(alpha, _at(at), _at((at[0] + rng.normal(0, 20), at[1] + 80)), 255, max(2, round(radius)), cv2.LINE_AA)
+    cv2.ellipse(alpha, whole(at), whole((radius, radius * rng.uniform(1, 1.5))), 0, 0, 360, 255, -1)
+    cv2.line(alpha, whole(at), whole((at[0] + rng.normal(0, 20), at[1] + 80)), 255, max(2, round(radius)), cv2.LINE_AA)
     layer[:] = rng.integers(0, 90, 3, dtype=np.uint8)
     _stripes(layer, rng)
 
@@ -180,7 +161,7 @@ def _anything(layer: Image, alpha: Image, eyes: np.ndarray, mouth: np.ndarray, r
     at = rng.uniform(0, CROP, 2)
     size = rng.uniform(8, 36, 2)
     if rng.random() < 0.5:
-        cv2.ellipse(alpha, _at(at), _at(size), float(rng.uniform(0, 180)), 0, 360, 255, -1)
+        cv2.ellipse(alpha, whole(at), whole(size), float(rng.uniform(0, 180)), 0, 360, 255, -1)
     else:
         box = cv2.boxPoints((tuple(at), tuple(size * 1.6), float(rng.uniform(0, 180))))
         cv2.fillConvexPoly(alpha, np.round(box).astype(np.int32), 255)
@@ -193,11 +174,6 @@ def _stripes(layer: Image, rng: np.random.Generator) -> None:
         coarse = rng.normal(0, 25, (int(rng.integers(2, 12)), int(rng.integers(2, 12)), 3)).astype(np.float32)
         grain = cv2.resize(coarse, layer.shape[1::-1], interpolation=cv2.INTER_CUBIC)
         layer[:] = np.clip(layer + grain, 0, 255).astype(np.uint8)
-
-
-def _at(point: object) -> tuple[int, int]:
-    x, y = np.round(np.asarray(point, np.float64))
-    return int(x), int(y)
 
 
 def _angle(across: np.ndarray) -> float:
@@ -234,7 +210,7 @@ def shoot(picture: Image, rng: np.random.Generator) -> Image:
         a = rng.uniform(0, np.pi)
         reach = (length - 1) / 2 * np.array([np.cos(a), np.sin(a)])
         middle = np.array([(length - 1) / 2] * 2)
-        cv2.line(kernel, _at(middle - reach), _at(middle + reach), 1.0, 1)
+        cv2.line(kernel, whole(middle - reach), whole(middle + reach), 1.0, 1)
         picture = np.asarray(cv2.filter2D(picture, -1, kernel / kernel.sum()))
     if rng.random() < 0.3:
         noise = rng.normal(0, rng.uniform(1, 9), picture.shape[:2] if rng.random() < 0.5 else picture.shape)

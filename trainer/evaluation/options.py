@@ -34,6 +34,9 @@ def add_common(parser: argparse.ArgumentParser, *, data_required: bool = True) -
     parser.add_argument(
         "--profiles", action="store_true", help="on heads that are turned 50 to 78 degrees aside by drawing"
     )
+    parser.add_argument(
+        "--in-front", action="store_true", help="with another head, hair, a hand or a thing drawn in front of each face"
+    )
     parser.add_argument("--size", type=int, help="side measured at, pixels (default: the smallest of the models')")
     parser.add_argument("--map", type=Path, metavar="RUN|MODEL", help="whose map a system without one uses")
     parser.add_argument("--true-hole", action="store_true", help="tell the model where the hole is")
@@ -58,7 +61,8 @@ def chosen(arguments: argparse.Namespace, families: str | None = None) -> Draw:
     """The pictures that the options ask for, if given with other ``families``; raises as `pictures.choose`."""
     a = arguments
     families, without = (a.families, a.without) if families is None else (families, "")
-    return choose(a.data, a.split, a.count, a.seed, families, without, a.sources, profiles=a.profiles)
+    how = {"profiles": a.profiles, "in_front": a.in_front}
+    return choose(a.data, a.split, a.count, a.seed, families, without, a.sources, **how)
 
 
 def open_model(path: Path, arguments: argparse.Namespace) -> Restorer:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from trainer.datasets import is_unnamed
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
+from trainer.front import put_in_front
 from trainer.masks import choose_families, draw_mask
 from trainer.people import person_of
 from trainer.turning import into_profile, wide_head
@@ -50,6 +51,7 @@ class Draw:
         seed: of the masks.
         sources: whose faces these are, in alphabetical order; none: those of any.
         profiles: heads are turned into profiles by drawing (`trainer.turning`).
+        in_front: something hides part of each face (`trainer.front`).
         unnamed: sources of which some pictures do not tell who is on them, in alphabetical order.
     """
 
@@ -60,6 +62,7 @@ class Draw:
     seed: int
     sources: tuple[str, ...] = ()
     profiles: bool = False
+    in_front: bool = False
     unnamed: tuple[str, ...] = ()
 
 
@@ -98,6 +101,7 @@ def choose(
     sources: str = "",
     *,
     profiles: bool = False,
+    in_front: bool = False,
 ) -> Draw:
     """Picks the faces of a split, in a seeded random order.
 
@@ -106,6 +110,7 @@ def choose(
         families, without: as `trainer.masks.choose_families` takes them.
         sources: names with commas between, to take the faces of these alone.
         profiles: turn heads into profiles.
+        in_front: put something in front of each face.
 
     Raises:
         UsageError: the set is none, the split has no faces, a family or a source is not known, or the count is below 1.
@@ -140,7 +145,7 @@ def choose(
     picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
     chosen = [records[i] for i in picked]
     alone = {r["source"] for r in chosen if is_unnamed(r)}
-    parts = tuple(weights.items()), seed, tuple(sorted(wanted)), profiles, tuple(sorted(alone))
+    parts = tuple(weights.items()), seed, tuple(sorted(wanted)), profiles, in_front, tuple(sorted(alone))
     return Draw(data, split, tuple(picked), *parts)
 
 
@@ -164,8 +169,23 @@ class Drawer:
             rng = np.random.default_rng([self.draw.seed, row, 98])
             (masked, truth, cover, _), mesh = into_profile(planes, mesh, self._head, rng)
             alpha = cover.astype(np.float32) / np.float32(255)
+        if self.draw.in_front:
+            masked, truth, alpha = self._hidden(row, masked, truth, alpha)
         about = row, record["source"], record["identity"], family
         return Picture(*about, truth, masked, alpha, mesh, person_of(record))
+
+
+    def _hidden(self, row: int, masked: Image, truth: Image, alpha: Floats) -> tuple[Image, Image, Floats]:
+        """The three with something in front of the face; people are others of the same draw, masked every second
+        time."""
+        rng = np.random.default_rng([self.draw.seed, row, 97])
+        other = int(rng.choice(self.draw.rows))
+        another = np.asarray(self._crops[other])
+        if rng.random() < 0.5:
+            another = draw_afresh(self.draw, other, another, np.asarray(self._meshes[other], np.float32))[0]
+        planes = masked, truth, (alpha * 255 + 0.5).astype(np.uint8), np.full(alpha.shape, 255, np.uint8)
+        masked, truth, cover, _ = put_in_front(planes, another, rng)
+        return masked, truth, cover.astype(np.float32) / np.float32(255)
 
 
 def draw_afresh(draw: Draw, row: int, truth: Image, mesh: Floats) -> tuple[Image, Floats, str]:

@@ -76,6 +76,7 @@ def record_of(measured: Measured, settings: dict[str, Any], notes: list[str]) ->
         "count": len(measured.pictures),
         "seed": draw.seed,
         "profiles": draw.profiles,
+        "in_front": draw.in_front,
         "families": dict(draw.families),
         "size": measured.size,
         "pictures_sha256": measured.digest,

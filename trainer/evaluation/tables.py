@@ -105,8 +105,9 @@ def how_measured(record: Record) -> str:
     hole = "told to the model (true hole)" if s.get("true_hole") else "found by the model itself"
     whose = f" ({', '.join(s['sources'])} only)" if s.get("sources") else ""
     turned = ", turned 50 to 78 degrees aside by drawing" if s.get("profiles") else ""
+    hidden = ", something drawn in front of each" if s.get("in_front") else ""
     lines = [
-        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}{turned}, one mask each ({families}; "
+        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}{turned}{hidden}, one mask each ({families}; "
         f"seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
         HOW,
     ]
