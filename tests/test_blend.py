@@ -73,6 +73,26 @@ def test_islands_away_from_mouth_and_chin_are_left_alone() -> None:
     assert alone.bounds is None and not alone.weight.any()
 
 
+@pytest.mark.parametrize("finger", [slice(96, 112), slice(140, 156)])
+def test_a_mask_that_a_finger_cuts_in_two_goes_on_both_sides(finger: slice) -> None:
+    mask_map = ellipse()
+    whole = blend.region_of(mask_map, FEATHER).weight
+    mask_map[:, finger] = 0
+    region = blend.region_of(mask_map, FEATHER)
+    middle = (finger.start + finger.stop) // 2
+    assert (region.weight[mask_map > 0] == whole[mask_map > 0]).all() and region.weight[:, middle].max() < 0.05
+
+
+def test_a_mask_is_taken_off_above_what_hides_mouth_and_chin_and_specks_stay() -> None:
+    mask_map = ellipse()
+    mask_map[blend.lower_face(S)[0].start - 4 :] = 0
+    assert mask_map.any()
+    seen = mask_map.copy()
+    mask_map[210:213, 100:103] = 255
+    region = blend.region_of(mask_map, FEATHER)
+    assert (region.weight[seen > 0] > 0.99).all() and region.weight[205:].max() == 0
+
+
 def test_a_coat_that_may_be_mask_is_left_alone_but_for_what_is_near_and_a_strap_is_not() -> None:
     worn = ellipse((128, 150), (60, 45))
     coat, strap = np.zeros_like(worn), np.zeros_like(worn)

@@ -120,7 +120,7 @@ def test_the_region_shows_the_mask_s_place_alone() -> None:
     picture, alpha = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     alpha[..., 4:, :] = 1
     shown = black_out(picture, alpha)
-    assert (shown[..., :4, :] == -1).all() and torch.allclose(shown[..., 4:, :], picture[..., 4:, :])
+    assert (shown[..., :4, :] == -1).all() and torch.allclose(shown[..., 4:, :], picture[..., 4:, :], atol=1e-6)
 
 
 def test_the_map_matters_to_dual_patch_and_it_cannot_do_without(batch: Batch) -> None:

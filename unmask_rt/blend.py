@@ -31,6 +31,10 @@ SURE, NEAR, STRAP = 200, 0.12, 0.04
 """Map value from which a pixel is mask for sure, and how far from such ones (share of the crop's side) the others are
 believed, unless they are as narrow as a strap: a coat in the mask's colour is half mask to the network, down to its
 hem."""
+WORN_AT, WORN_SIZE = (0.5, 0.645), (0.36, 0.25)
+"""Middle and half axes, in crop sides, of where masks are worn."""
+LEAST_PART = 0.002
+"""Share of the crop below which a part of a mask that is apart from the rest is a speck."""
 BORDER_SHARE = 0.06
 """Width of the fade at the crop's border, as a share of its side."""
 MINIMUM_WEIGHT = 1 / 128
@@ -67,8 +71,8 @@ def region_of(mask_map: Image, feather: float) -> Region:
     """Where a patch shows.
 
     Everything that the map calls mask shows the patch in full; the feather lies outside of it. Islands that do not
-    touch the mask over mouth and chin, and what is uncertain far from where that is sure, are left alone: they are not
-    what the face wears.
+    touch the mask over mouth and chin nor lie where masks are worn, and what is uncertain far from where the mask is
+    sure, are left alone: they are not what the face wears.
 
     Args:
         mask_map: uint8[S, S], probability of mask 0..255.
@@ -76,7 +80,7 @@ def region_of(mask_map: Image, feather: float) -> Region:
     """
     size = mask_map.shape[0]
     hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
-    hard = _island(hard & (1 - _coat(mask_map)), best_window(mask_map))
+    hard = _worn_parts(hard & (1 - _coat(mask_map)), best_fit(mask_map))
     width = max(1.0, feather * size)
     grown = cv2.dilate(hard, _disc(round(width * 0.5) + 2))
     weight = cv2.GaussianBlur(grown.astype(np.float32), (0, 0), width * 0.5)
@@ -90,7 +94,7 @@ def _coat(mask_map: Image) -> Image:
     """What may be mask but is too far from where that is sure (`SURE`), and no strap: uint8[S, S] of zeros and ones."""
     size = mask_map.shape[0] // 2  # at half the side: nobody sees where exactly it ends
     small = mask_map[::2, ::2]
-    core = _island((small >= SURE).astype(np.uint8), best_window(small))
+    core = _worn_parts((small >= SURE).astype(np.uint8), best_fit(small))
     far = (small >= MAP_THRESHOLD) & (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) > NEAR * size)
     if not core.any() or not far.any():
         return np.zeros_like(mask_map)
@@ -105,12 +109,29 @@ def _disc(radius: float) -> Image:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
-def _island(flat: Image, window: Window) -> Image:
-    """Of a map of zeros and ones the connected part that fills most of the window; all zeros where none does."""
-    count, labels = cv2.connectedComponents(flat, connectivity=8, ltype=cv2.CV_16U)
-    within = np.bincount(labels[window].ravel(), minlength=count)
+def _worn_parts(flat: Image, grown: float) -> Image:
+    """Of a map of zeros and ones the connected part that covers most of mouth and chin, and those that lie mostly where
+    a mask is worn: something in front may cut it in two, or hide mouth and chin altogether."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(flat, connectivity=8, ltype=cv2.CV_16U)
+    within = np.bincount(labels[lower_face(len(flat), grown)].ravel(), minlength=count)
     within[0] = 0
-    return (labels == int(within.argmax())).astype(np.uint8) if within.any() else np.zeros_like(flat)
+    area = stats[:, cv2.CC_STAT_AREA]
+    worn = np.bincount(labels[_where_worn(len(flat), grown)], minlength=count) >= 0.5 * area
+    kept = worn & (area >= LEAST_PART * flat.size)
+    kept[int(within.argmax())] = True
+    kept[0] = False
+    return np.asarray(kept[labels], np.uint8)
+
+
+@functools.lru_cache(maxsize=8)
+def _where_worn(size: int, grown: float) -> NDArray[np.bool_]:
+    """Where masks are worn in an aligned crop, from the nose to the chin and from cheek to cheek: bool[size, size].
+
+    ``grown`` is as for `lower_face`.
+    """
+    (x, y), (wide, high), eyes = WORN_AT, WORN_SIZE, float(TEMPLATE[:4, 1].mean())
+    column, row = (np.arange(size) + 0.5) / size, (np.arange(size)[:, None] + 0.5) / size
+    return ((column - x) / wide) ** 2 + ((eyes + (row - eyes) * grown - y) / high) ** 2 <= 1
 
 
 def lower_face(size: int, grown: float = 1.0) -> Window:
@@ -126,10 +147,10 @@ def lower_face(size: int, grown: float = 1.0) -> Window:
     return slice(round(top * size), round(bottom * size)), slice(round((0.5 - half) * size), round((0.5 + half) * size))
 
 
-def best_window(mask_map: Image, grown: float = 1.0) -> Window:
-    """`lower_face` of a frontal or of a turned and bowed head, whichever the map covers more of."""
-    windows = [lower_face(mask_map.shape[0], grown * more) for more in (1.0, TURNED)]
-    return max(windows, key=lambda window: float((mask_map[window] > 127).mean()))
+def best_fit(mask_map: Image, grown: float = 1.0) -> float:
+    """What `lower_face` has to be told: a frontal head or a turned and bowed one, whichever the map covers more of."""
+    fits = grown, grown * TURNED
+    return max(fits, key=lambda fit: float((mask_map[lower_face(len(mask_map), fit)] > 127).mean()))
 
 
 def mask_score(mask_map: Image, *, turned: bool = False, grown: float = 1.0) -> float:
@@ -140,7 +161,7 @@ def mask_score(mask_map: Image, *, turned: bool = False, grown: float = 1.0) -> 
         turned: looks where mouth and chin of a turned head are, too.
         grown: how much larger than the fit to its eyes the crop was cut.
     """
-    window = best_window(mask_map, grown) if turned else lower_face(mask_map.shape[0], grown)
+    window = lower_face(len(mask_map), best_fit(mask_map, grown) if turned else grown)
     return float((mask_map[window] > 127).mean())
 
 

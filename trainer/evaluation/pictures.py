@@ -174,7 +174,6 @@ class Drawer:
         about = row, record["source"], record["identity"], family
         return Picture(*about, truth, masked, alpha, mesh, person_of(record))
 
-
     def _hidden(self, row: int, masked: Image, truth: Image, alpha: Floats) -> tuple[Image, Image, Floats]:
         """The three with something in front of the face; people are others of the same draw, masked every second
         time."""

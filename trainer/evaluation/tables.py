@@ -106,9 +106,9 @@ def how_measured(record: Record) -> str:
     whose = f" ({', '.join(s['sources'])} only)" if s.get("sources") else ""
     turned = ", turned 50 to 78 degrees aside by drawing" if s.get("profiles") else ""
     hidden = ", something drawn in front of each" if s.get("in_front") else ""
+    which = f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}{turned}{hidden}"
     lines = [
-        f"{s['count']} faces of the split `{s['split']}` of `{s['data']}`{whose}{turned}{hidden}, one mask each ({families}; "
-        f"seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
+        f"{which}, one mask each ({families}; seed {s['seed']}), measured at {s['size']} px; the hole is {hole}.",
         HOW,
     ]
     if s.get("features") != "none":
