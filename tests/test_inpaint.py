@@ -14,6 +14,7 @@ from engines.base import Batch
 from tests.fakes import ANCHORS, FakeEngine, face_at, turned, worn_map
 from unmask_rt import align, blend, orient
 from unmask_rt.frames import Packet
+from unmask_rt.gate import Gate
 from unmask_rt.inpaint import LEAVES, InpaintStage, leaving
 from unmask_rt.sources.arrays import frame_of
 
@@ -115,6 +116,22 @@ def test_a_mouth_outside_the_picture_is_not_taken_for_masked(
         face = replace(face_at(ANCHORS), masked=masked)
         (patch,) = stage(Packet(frame_of(picture), faces=(face,)))[0].patches
         assert patch.score == pytest.approx(score), f"{bottom} rows"
+
+
+@pytest.mark.parametrize(
+    ("masked", "wide", "treated"),
+    [(None, 128, False), (0.2, 128, False), (0.8, 128, False), (0.95, 128, True), (0.95, 20, False)],
+)
+def test_a_mask_whose_lower_half_is_hidden_counts_where_the_aligner_is_sure(
+    astronaut: NDArray[np.uint8], masked: float | None, wide: int, treated: bool
+) -> None:
+    mask_map = worn_map(128)
+    mask_map[66:] = 0  # somebody's head is in front of mouth and chin
+    mask_map[52:66, 64 - wide // 4 : 64 + wide // 4] = 255
+    face = replace(face_at(ANCHORS), masked=masked)
+    packet = InpaintStage(FakeEngine(mask_map))(Packet(frame_of(astronaut), faces=(face,)))[0]
+    (decided,) = Gate("still").push(packet)
+    assert bool(decided.patches[0].strength) == treated
 
 
 class Hanging(FakeEngine):

@@ -165,6 +165,16 @@ def mask_score(mask_map: Image, *, turned: bool = False, grown: float = 1.0) -> 
     return float((mask_map[window] > 127).mean())
 
 
+def worn_share(mask_map: Image, grown: float = 1.0) -> float:
+    """Share 0..1 of all places where a mask is worn that the map calls mask: mouth and chin may be hidden.
+
+    Args:
+        mask_map: uint8[S, S], probability of mask 0..255.
+        grown: how much larger than the fit to its eyes the crop was cut.
+    """
+    return float((mask_map[_where_worn(len(mask_map), grown)] > 127).mean())
+
+
 @functools.lru_cache(maxsize=4)
 def border_fade(size: int) -> Weight:
     """1 inside, falling smoothly to 0 at the crop's border: a scarf ends in a fade, never in a straight edge."""

@@ -14,12 +14,14 @@ import numpy as np
 from engines.base import Engine
 from unmask_rt import align, planes
 from unmask_rt.align import Affine, Image
-from unmask_rt.blend import lower_face, mask_score
+from unmask_rt.blend import lower_face, mask_score, worn_share
 from unmask_rt.frames import Face, Frame, Mode, Packet, Patch
-from unmask_rt.gate import LIKELY, OFF, ON, WORN
+from unmask_rt.gate import LIKELY, MAPPED, OFF, ON, WORN
 
 LEAST_SEEN = 0.5
 """Share of mouth and chin that has to be in the picture for the map alone to be believed."""
+PARTLY = 0.15
+"""Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
 LEAVES = 0.1
 """Share of the crop's lower border, or of the lower two thirds of a side, that the map may cover: straps do."""
 STEP, MOST = 1.2, 1.44
@@ -132,11 +134,13 @@ class InpaintStage:
         """What the gate decides on; where mouth and chin lie outside the picture it is left at what it was.
 
         Outside the picture a crop repeats its border, which looks like cloth: there only the aligner may be believed.
+        Where it is sure of a mask, something in front may hide mouth and chin: a part of the mask is enough.
         """
         worn = face.masked is not None and face.masked >= LIKELY  # else a blur beside a bare mouth would count
         score = mask_score(mask_map, turned=worn, grown=factor)
-        sure = face.masked is not None and face.masked >= WORN
-        if sure or seen_share(frame, transform, self._size) >= LEAST_SEEN:
+        if face.masked is not None and face.masked >= WORN:
+            return max(score, MAPPED) if worn_share(mask_map, factor) >= PARTLY else score
+        if seen_share(frame, transform, self._size) >= LEAST_SEEN:
             return score
         return min(score, (ON + OFF) / 2)
 
