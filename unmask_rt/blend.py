@@ -112,10 +112,12 @@ def _disc(radius: float) -> Image:
 def _worn_parts(flat: Image, grown: float) -> Image:
     """Of a map of zeros and ones the connected part that covers most of mouth and chin, and those that lie mostly where
     a mask is worn: something in front may cut it in two, or hide mouth and chin altogether."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(flat, connectivity=8, ltype=cv2.CV_16U)
+    count, labels = cv2.connectedComponents(flat, connectivity=8, ltype=cv2.CV_16U)
     within = np.bincount(labels[lower_face(len(flat), grown)].ravel(), minlength=count)
     within[0] = 0
-    area = stats[:, cv2.CC_STAT_AREA]
+    if count == 2 and within.any():
+        return flat
+    area = np.bincount(labels.ravel(), minlength=count)
     worn = np.bincount(labels[_where_worn(len(flat), grown)], minlength=count) >= 0.5 * area
     kept = worn & (area >= LEAST_PART * flat.size)
     kept[int(within.argmax())] = True
