@@ -17,7 +17,8 @@ CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
 BARE, SURE = 0.03, 0.85
 """Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count, and
-where it does not see one for certain (`WORN`), the score has to be higher."""
+where it sees the face but no mask for certain (`WORN`), the score has to be higher. Where it does not see the face
+(in profile), the score alone decides."""
 LIKELY = 0.5
 """How sure of a mask the aligner has to be for the mouth to be looked for where that of a turned head is."""
 WORN, MAPPED = 0.9, 0.3
@@ -107,7 +108,7 @@ class Gate:
                 case "live":
                     _react(state, _evidence(patch))
                 case "still":
-                    masked = BARE if patch.face.masked is None else patch.face.masked
+                    masked = WORN if patch.face.masked is None else patch.face.masked
                     state.on = masked >= BARE and _evidence(patch) >= (ON if masked >= WORN else SURE)
             patches.append(replace(patch, strength=float(state.on)))
         self._states = {i: s for i, s in self._states.items() if time_s - s.seen_s <= MISSED_S}
