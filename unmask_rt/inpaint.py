@@ -33,15 +33,16 @@ ROOMY = 0.86
 LONGEST_STEP_S = 0.25
 
 
-def seen_share(frame: Frame, transform: Affine, size: int) -> float:
+def seen_share(frame: Frame, transform: Affine, size: int, grown: float = 1.0) -> float:
     """Share 0..1 of mouth and chin (`blend.lower_face`) that lies inside the picture.
 
     Args:
         frame: the picture.
         transform: coded to crop pixels.
         size: side of the crop.
+        grown: how much larger than the fit it was cut.
     """
-    rows, columns = lower_face(size)
+    rows, columns = lower_face(size, grown)
     x, y = np.meshgrid(np.linspace(columns.start, columns.stop - 1, 5), np.linspace(rows.start, rows.stop - 1, 5))
     points = align.apply(align.invert(transform), np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32))
     edge = np.array([frame.video.width, frame.video.height]) - 0.5
@@ -61,10 +62,10 @@ def leaving(frame: Frame, transform: Affine, mask_map: Image) -> float:
     size = len(mask_map)
     along, low = np.linspace(2, size - 3, 32).round(), np.linspace(size / 3, size - 3, 32).round()
     near, far = np.full(32, 2.0), np.full(32, size - 3.0)
+    edge = np.array([frame.video.width, frame.video.height]) - 0.5
     shares = []
     for x, y in ((along, far), (near, low), (far, low)):
         points = align.apply(align.invert(transform), np.stack([x, y], axis=1).astype(np.float32))
-        edge = np.array([frame.video.width, frame.video.height]) - 0.5
         covered = mask_map[y.astype(int), x.astype(int)] > 127
         shares.append(float((covered & ((points >= -0.5) & (points <= edge)).all(axis=1)).mean()))
     return max(shares)
@@ -140,7 +141,7 @@ class InpaintStage:
         score = mask_score(mask_map, turned=worn, grown=factor)
         if face.masked is not None and face.masked >= WORN:
             return max(score, MAPPED) if worn_share(mask_map, factor) >= PARTLY else score
-        if seen_share(frame, transform, self._size) >= LEAST_SEEN:
+        if seen_share(frame, transform, self._size, factor) >= LEAST_SEEN:
             return score
         return min(score, (ON + OFF) / 2)
 
