@@ -43,6 +43,20 @@ def test_a_source_held_out_of_a_training_is_measured_whole(data: Path) -> None:
     assert sorted(in_test.rows) == [i for i, s in enumerate(SPLITS) if s == "test"]
 
 
+def test_something_is_put_in_front_of_each_face_the_same_each_time(data: Path) -> None:
+    plain, hidden = choose(data, "test", 4, 5), choose(data, "test", 4, 5, in_front=True)
+    assert plain.rows == hidden.rows
+    less = []
+    for row in plain.rows:
+        before, after = Drawer(plain).picture(row), Drawer(hidden).picture(row)
+        again = Drawer(hidden).picture(row)
+        assert (after.masked == again.masked).all() and (after.truth == again.truth).all()
+        assert (after.truth != before.truth).any() and after.family == before.family
+        assert (after.alpha <= before.alpha + 1 / 128).all()
+        less.append(after.alpha.sum() / before.alpha.sum())
+    assert min(less) < 0.95
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -17,6 +17,7 @@ from unmask_rt.errors import ExtraError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("trainer.prepare", "folders or tars of pictures -> aligned faces with masks drawn on them"),
+    "twins": ("trainer.twins", "whoever training shows too no longer tests"),
     "pack": ("trainer.pack", "a prepared set -> a few small files, for a machine with a GPU"),
     "unpack": ("trainer.unpack", "and back"),
     "synthesize": ("trainer.synthesize", "three folders of pictures: faces, masked faces, maps"),

@@ -138,11 +138,15 @@ def choose(
     if wanted - there:
         unknown = ", ".join(sorted(wanted - there))
         raise UsageError(f"--sources: {data} has no {unknown}", f"It has: {', '.join(sorted(there))}.")
-    rows = [i for i, r in enumerate(records) if split in (r["split"], EVERY) and r["source"] in (wanted or there)]
+    of_sources = [i for i, r in enumerate(records) if r["source"] in (wanted or there)]
+    rows = [i for i in of_sources if split in (records[i]["split"], EVERY)]
     if not rows:
         known = ", ".join(sorted({r["split"] for r in records if r["source"] in (wanted or there)}))
         raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
-    picked = np.random.default_rng(seed).permutation(rows)[:count].tolist()
+    allowed = set(rows)
+    # Whoever was moved to training keeps a place in the order: the others come as they did before.
+    placed = [i for i in of_sources if split in (records[i]["split"], records[i].get("moved_from"), EVERY)]
+    picked = [i for i in np.random.default_rng(seed).permutation(placed).tolist() if i in allowed][:count]
     chosen = [records[i] for i in picked]
     alone = {r["source"] for r in chosen if is_unnamed(r)}
     parts = tuple(weights.items()), seed, tuple(sorted(wanted)), profiles, in_front, tuple(sorted(alone))
