@@ -101,7 +101,7 @@ def _object(another: np.ndarray, rng: Rng) -> Thing:
     """A seat, a telephone, a cup, a microphone, a sheet of paper: one colour in some light, or a cut of a picture."""
     cover = np.zeros((SIZE, SIZE), np.float32)
     kind = rng.random()
-    if kind < 0.4:  # what stands in front, up to the crop's lower border
+    if kind < 0.15:  # what stands in front, up to the crop's lower border
         x = np.arange(SIZE, dtype=np.float32)
         edge = _top(rng) + (x - 128) * rng.normal(0, 0.25)
         edge = edge + (np.abs(x - rng.uniform(0, 256)) / rng.uniform(60, 250)) ** rng.uniform(1.5, 4) * 40
