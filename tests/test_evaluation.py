@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.evaluation_media import Idle, Painter, write_set
+from trainer import cli
 from trainer.evaluation import compare, evaluate, identity, protocols, record, sheets, tables
 from trainer.evaluation.figures import Estimate
 from trainer.evaluation.measure import Judges, measure
@@ -311,3 +312,12 @@ def test_a_sheet_puts_faces_side_by_side_and_leaves_the_rest_black() -> None:
         sheets.sheet([], ("a",), side=20)
     with pytest.raises(ValueError, match="1 pictures in a row of 2"):
         sheets.sheet([("", [tile(1)])], ("a", "b"), side=20)
+
+
+@pytest.mark.parametrize("option", ["--profiles", "--in-front"])
+@pytest.mark.parametrize("other", [["--protocol"], ["--frames", "faces.tar"]])
+def test_what_changes_crops_is_not_claimed_of_whole_pictures(
+    option: str, other: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "default", "--data", "nowhere", option, *other]) == 2
+    assert "a call of their own" in capsys.readouterr().err

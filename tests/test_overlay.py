@@ -60,7 +60,7 @@ def test_words_stay_inside_the_picture() -> None:
 def test_a_map_partly_outside_is_drawn_as_far_as_it_is_there(astronaut: np.ndarray) -> None:
     for shift in ((-220, -60), (255, 30), (0, 330), (2000, 0)):
         moved = face_at(ANCHORS + np.float32(shift))
-        (packet,) = InpaintStage(FakeEngine(worn_map()))(Packet(frame_of(astronaut), faces=(moved,)))
+        (packet,) = InpaintStage(FakeEngine(worn_map()), "still")(Packet(frame_of(astronaut), faces=(moved,)))
         changed = (draw_overlay(astronaut, packet) != astronaut).any(2)
         assert changed.any()
 

@@ -41,7 +41,7 @@ def shown(face_models: Any) -> list[tuple[Packet, Mapping[int, people.Truth]]]:
     """What the stages make of the clip in file mode, with the truth."""
     stages = [
         FindStage(face_models.face, face_models.finder, face_models.aligner, max_faces=8, mode="file"),
-        InpaintStage(BlueEngine()),
+        InpaintStage(BlueEngine(), "still"),
         BlendStage("file", feather=0.015, on_miss="pass", view="result"),
     ]
     truths: list[Mapping[int, people.Truth]] = []

@@ -31,7 +31,7 @@ FEATHER = 0.015
 def patched(frame: Frame, faces: Sequence[Face] = (), mask_map: Image | None = None) -> Packet:
     """The frame after the inpaint stage with an engine that paints everything green."""
     engine = FakeEngine(worn_map() if mask_map is None else mask_map, GREEN)
-    (packet,) = InpaintStage(engine)(Packet(frame, faces=tuple(faces) or (face_at(),)))
+    (packet,) = InpaintStage(engine, "still")(Packet(frame, faces=tuple(faces) or (face_at(),)))
     return packet
 
 

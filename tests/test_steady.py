@@ -155,7 +155,7 @@ class Calmed:
     """The network and what calms it, one after the other."""
 
     def __init__(self, engine: FakeEngine) -> None:
-        self.inpaint, self.steady = InpaintStage(engine), SteadyStage()
+        self.inpaint, self.steady = InpaintStage(engine, "file"), SteadyStage()
 
     def __call__(self, packet: Packet) -> Packet:
         (packet,) = self.inpaint(packet)
@@ -176,7 +176,7 @@ def test_frames_of_a_video_are_calmed(astronaut: Image) -> None:
     calmed = Calmed(Blinking(worn_map(128)))
     video = [red(calmed(packet)) for packet in packets(astronaut)]
     assert max(video[3:]) - min(video[3:]) < 12
-    plain = InpaintStage(Blinking(worn_map(128)))
+    plain = InpaintStage(Blinking(worn_map(128)), "file")
     assert [red(plain(packet)[0]) for packet in packets(astronaut)] == [160, 200] * 3
 
 

@@ -19,8 +19,9 @@ torch.set_num_threads(1)
 
 
 def records(*what: str) -> list[dict[str, str]]:
-    """Records of "source split" each."""
-    return [dict(zip(("source", "split"), words.split(), strict=True)) for words in what]
+    """Records of "source split" or "source split identity" each; without, everybody is somebody else."""
+    keys = ("source", "split", "identity")
+    return [dict(zip(keys, [*words.split(), str(i)][:3], strict=True)) for i, words in enumerate(what)]
 
 
 def at(*places: float) -> np.ndarray:
@@ -32,6 +33,11 @@ def test_who_is_near_to_a_training_face_and_who_is_near_to_those_belong_to_train
     about = records("a train", "a test", "a test", "a validation", "a test", "a test")
     #                         near       near to that  and to that   too far   near to the last
     assert find_twins(about, at(0.0, 0.25, 0.5, 0.75, 1.1, 1.2), 0.3) == [1, 2, 3]
+
+
+def test_who_goes_takes_all_pictures_along() -> None:
+    about = records("a train", "a test anna", "a test bert", "a test anna", "a validation carl")
+    assert find_twins(about, at(0.0, 0.1, 2.0, 5.0, 5.2), 0.3) == [1, 3, 4]  # Carl is near to Anna's other picture
 
 
 def test_people_of_other_sources_are_other_people() -> None:

@@ -253,7 +253,7 @@ class Faces(Dataset[Sample]):
 
     def _another(self, rng: np.random.Generator) -> np.ndarray:
         """A crop of somebody else, masked every second time, uint8[256, 256, 3]."""
-        arrays, row = self.opened(), int(self.rows[rng.integers(len(self.rows))])
+        arrays, row = self.opened(), self._any_row(rng)
         variant = int(rng.integers(len(arrays["done"])))
         masked = rng.random() < 0.5 and self._usable(variant, row)
         return np.asarray(arrays["masked"][variant, row] if masked else arrays["crops"][row])

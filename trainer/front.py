@@ -69,13 +69,13 @@ def _someone(another: np.ndarray, rng: Rng) -> Thing:
     matrix[:, 2] += rng.uniform(-110, 110), top - (127.5 - 124 * scale)
     if rng.random() < 0.5:
         matrix = matrix @ np.array([[-1, 0, 255], [0, 1, 0], [0, 0, 1.0]])
-    shape = np.zeros((SIZE, SIZE), np.float32)
+    shape = np.zeros((SIZE, SIZE), np.uint8)  # OpenCV smooths edges in bytes only
     wide = float(rng.uniform(84, 112))
-    cv2.ellipse(shape, (128, 128), (round(wide), 126), 0, 180, 360, 1.0, -1, cv2.LINE_AA)
-    cv2.rectangle(shape, (round(128 - wide), 128), (round(128 + wide), 400), 1.0, -1)
+    cv2.ellipse(shape, (128, 128), (round(wide), 126), 0, 180, 360, 255, -1, cv2.LINE_AA)
+    cv2.rectangle(shape, (round(128 - wide), 128), (round(128 + wide), 400), 255, -1)
     picture = cv2.warpAffine(another, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     cover = cv2.warpAffine(shape, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return picture.astype(np.float32), _frayed(cover, rng)
+    return picture.astype(np.float32), _frayed(cover.astype(np.float32) / 255, rng)
 
 
 def _hair(another: np.ndarray, rng: Rng) -> Thing:
@@ -99,25 +99,25 @@ def _hair(another: np.ndarray, rng: Rng) -> Thing:
 
 def _object(another: np.ndarray, rng: Rng) -> Thing:
     """A seat, a telephone, a cup, a microphone, a sheet of paper: one colour in some light, or a cut of a picture."""
-    cover = np.zeros((SIZE, SIZE), np.float32)
+    shape = np.zeros((SIZE, SIZE), np.uint8)
     kind = rng.random()
     if kind < 0.15:  # what stands in front, up to the crop's lower border
         x = np.arange(SIZE, dtype=np.float32)
         edge = _top(rng) + (x - 128) * rng.normal(0, 0.25)
         edge = edge + (np.abs(x - rng.uniform(0, 256)) / rng.uniform(60, 250)) ** rng.uniform(1.5, 4) * 40
-        cover = np.clip(np.arange(SIZE, dtype=np.float32)[:, None] - edge + 0.5, 0, 1)
+        shape = (np.clip(np.arange(SIZE, dtype=np.float32)[:, None] - edge + 0.5, 0, 1) * 255).astype(np.uint8)
     else:
         at = float(rng.uniform(20, 236)), float(rng.uniform(120, 256))
         size = rng.uniform(14, 60), rng.uniform(14, 60)
         if kind < 0.7:
-            cv2.ellipse(cover, (at, (2 * size[0], 2 * size[1]), float(rng.uniform(0, 180))), 1.0, -1, cv2.LINE_AA)
+            cv2.ellipse(shape, (at, (2 * size[0], 2 * size[1]), float(rng.uniform(0, 180))), 255, -1, cv2.LINE_AA)
         else:
             corners = cv2.boxPoints((at, (2 * size[0], 2 * size[1]), float(rng.uniform(0, 180))))
-            cv2.fillConvexPoly(cover, np.round(corners).astype(np.int32), 1.0, cv2.LINE_AA)
+            cv2.fillConvexPoly(shape, np.round(corners).astype(np.int32), 255, cv2.LINE_AA)
         if rng.random() < 0.4:  # and what holds it
             end = at[0] + rng.normal(0, 40), 300.0
             ends = [tuple(int(v) for v in point) for point in (at, end)]
-            cv2.line(cover, ends[0], ends[1], 1.0, int(rng.integers(6, 40)), cv2.LINE_AA)
+            cv2.line(shape, ends[0], ends[1], 255, int(rng.integers(6, 40)), cv2.LINE_AA)
     if rng.random() < 0.35:
         side = int(rng.integers(40, 200))
         left, top = rng.integers(0, SIZE - side, 2)
@@ -129,7 +129,7 @@ def _object(another: np.ndarray, rng: Rng) -> Thing:
         cells = int(rng.integers(2, 30)), int(rng.integers(2, 30))
         light = light + value_noise(rng, (SIZE, SIZE), cells) * rng.uniform(0, 0.25)
         picture = any_colour(rng) * np.float32(255) * light[..., None]
-    return picture, cover
+    return picture, shape.astype(np.float32) / 255
 
 
 def _fingers(another: np.ndarray, rng: Rng) -> Thing:

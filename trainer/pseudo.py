@@ -53,11 +53,11 @@ def agreed_map(engine: Engine, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return mean, ((mean > 0.85) | (mean < 0.1)) & (stack.std(0) < 0.2)
 
 
-def is_sensible(mean: np.ndarray, sure: np.ndarray) -> bool:
-    """One large piece over mouth and chin, eyes free, most pixels certain."""
+def is_sensible(mean: np.ndarray, sure: np.ndarray, grown: float = 1.0) -> bool:
+    """One large piece over mouth and chin, eyes free, most pixels certain; ``grown`` is as for `mask_score`."""
     hard = (mean > 0.5).astype(np.uint8)
     area = float(hard.mean())
-    if not 0.06 < area < 0.5 or mask_score((mean * 255).astype(np.uint8)) < 0.8 or sure.mean() < 0.88:
+    if not 0.06 < area < 0.5 or mask_score((mean * 255).astype(np.uint8), grown=grown) < 0.8 or sure.mean() < 0.88:
         return False
     if hard[70:95, 60:196].mean() > 0.25:  # the eyes
         return False
@@ -98,7 +98,7 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
         find = open_things.enter_context(
             contextlib.closing(FindStage(face_model, finder_model, aligner_model, max_faces=4, mode="still"))
         )
-        cut = InpaintStage(engine)
+        cut = InpaintStage(engine, "still")
         seen = 0
         for frame in open_source(str(pictures), start_s=0.0, duration_s=None):
             (packet,) = find(Packet(frame))
@@ -108,7 +108,7 @@ def label(pictures: Path, model: Path | None, out: Path) -> int:
                 if seen - 1 in rejected:
                     continue
                 mean, sure = agreed_map(engine, patch.crop)
-                if is_sensible(mean, sure):
+                if is_sensible(mean, sure, patch.grown):
                     crops.append((seen - 1, patch.crop))
                     alphas.append(np.round(mean * 255).astype(np.uint8))
                     weights.append(sure.astype(np.uint8) * 255)

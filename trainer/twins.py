@@ -49,21 +49,24 @@ def describe_set(data: Path, network: FaceDescriptor, rows: Sequence[int]) -> De
 
 
 def find_twins(records: Sequence[dict[str, Any]], descriptors: Descriptors, near: float) -> list[int]:
-    """Rows of test and validation that belong to training: near to a training face of their source, or to one of those.
+    """Rows of test and validation that belong to training: of people near to a training face of their source, or to one
+    of those.
 
     Args:
         records: of the prepared set.
         descriptors: float64[N, 128].
         near: Euclidean distance below which two pictures count as of one person.
     """
-    sources, trains = np.array([r["source"] for r in records]), np.array([r["split"] == "train" for r in records])
+    sources, people = (np.array([r[key] for r in records]) for key in ("source", "identity"))
+    trains = np.array([r["split"] == "train" for r in records])
     moved: list[int] = []
     for source in np.unique(sources):
         rows = np.flatnonzero(sources == source)
         trained = trains[rows]
         fresh, left = rows[trained], rows[~trained]
         while len(fresh) and len(left):
-            found = _nearest(descriptors[left], descriptors[fresh]) < near
+            near_by = _nearest(descriptors[left], descriptors[fresh]) < near
+            found = np.isin(people[left], people[left[near_by]])  # with all their pictures
             fresh, left = left[found], left[~found]
             moved += fresh.tolist()
     return sorted(moved)
@@ -114,6 +117,6 @@ def main(arguments: argparse.Namespace) -> int:
     move(data, found)
     for (source, split), count in sorted(counts.items()):
         print(f"{source}: {count} of {split} are shown in training, too, and belong to it now")
-    left = Counter(r["split"] for i, r in enumerate(records) if i not in set(found))
+    left = Counter(r["split"] for r in json.loads((data / "meta.json").read_text("utf-8")))
     print(f"{left['validation']} are left to validate, {left['test']} to test")
     return 0

@@ -31,8 +31,8 @@ SURE, NEAR, STRAP = 200, 0.12, 0.04
 """Map value from which a pixel is mask for sure, and how far from such ones (share of the crop's side) the others are
 believed, unless they are as narrow as a strap: a coat in the mask's colour is half mask to the network, down to its
 hem."""
-WORN_AT, WORN_SIZE = (0.5, 0.645), (0.36, 0.25)
-"""Middle and half axes, in crop sides, of where masks are worn."""
+WORN_AT, WORN_SIZE = 0.645, (0.36, 0.25)
+"""Height of the middle, and half axes, of where masks are worn, in crop sides."""
 LEAST_PART = 0.002
 """Share of the crop below which a part of a mask that is apart from the rest is a speck."""
 BORDER_SHARE = 0.06
@@ -67,7 +67,7 @@ class Region:
     bounds: tuple[int, int, int, int] | None
 
 
-def region_of(mask_map: Image, feather: float) -> Region:
+def region_of(mask_map: Image, feather: float, grown: float = 1.0) -> Region:
     """Where a patch shows.
 
     Everything that the map calls mask shows the patch in full; the feather lies outside of it. Islands that do not
@@ -77,24 +77,30 @@ def region_of(mask_map: Image, feather: float) -> Region:
     Args:
         mask_map: uint8[S, S], probability of mask 0..255.
         feather: width of the soft edge as a share of S.
+        grown: how much larger than the fit to its eyes the crop was cut.
     """
     size = mask_map.shape[0]
-    hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
-    hard = _worn_parts(hard & (1 - _coat(mask_map)), best_fit(mask_map))
+    hard = worn_mask(mask_map, grown)
     width = max(1.0, feather * size)
-    grown = cv2.dilate(hard, _disc(round(width * 0.5) + 2))
-    weight = cv2.GaussianBlur(grown.astype(np.float32), (0, 0), width * 0.5)
+    wider = cv2.dilate(hard, _disc(round(width * 0.5) + 2))
+    weight = cv2.GaussianBlur(wider.astype(np.float32), (0, 0), width * 0.5)
     weight = np.maximum(weight, hard) * border_fade(size)
     weight[weight < MINIMUM_WEIGHT] = 0
     x, y, wide, high = cv2.boundingRect((weight > 0).astype(np.uint8))
     return Region(weight, (x, y, x + wide, y + high) if wide else None)
 
 
-def _coat(mask_map: Image) -> Image:
+def worn_mask(mask_map: Image, grown: float = 1.0) -> Image:
+    """What of a map is the face's own mask, without soft edges: uint8[S, S] of zeros and ones; arguments as above."""
+    hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
+    return _worn_parts(hard & (1 - _coat(mask_map, grown)), best_fit(mask_map, grown))
+
+
+def _coat(mask_map: Image, grown: float) -> Image:
     """What may be mask but is too far from where that is sure (`SURE`), and no strap: uint8[S, S] of zeros and ones."""
     size = mask_map.shape[0] // 2  # at half the side: nobody sees where exactly it ends
     small = mask_map[::2, ::2]
-    core = _worn_parts((small >= SURE).astype(np.uint8), best_fit(small))
+    core = _worn_parts((small >= SURE).astype(np.uint8), best_fit(small, grown))
     far = (small >= MAP_THRESHOLD) & (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) > NEAR * size)
     if not core.any() or not far.any():
         return np.zeros_like(mask_map)
@@ -118,7 +124,7 @@ def _worn_parts(flat: Image, grown: float) -> Image:
     if count == 2 and within.any():
         return flat
     area = np.bincount(labels.ravel(), minlength=count)
-    worn = np.bincount(labels[_where_worn(len(flat), grown)], minlength=count) >= 0.5 * area
+    worn = np.bincount(labels[_where_worn(len(flat), round(grown, 2))], minlength=count) >= 0.5 * area
     kept = worn & (area >= LEAST_PART * flat.size)
     kept[int(within.argmax())] = True
     kept[0] = False
@@ -131,9 +137,9 @@ def _where_worn(size: int, grown: float) -> NDArray[np.bool_]:
 
     ``grown`` is as for `lower_face`.
     """
-    (x, y), (wide, high), eyes = WORN_AT, WORN_SIZE, float(TEMPLATE[:4, 1].mean())
+    y, (wide, high), eyes = WORN_AT, WORN_SIZE, float(TEMPLATE[:4, 1].mean())
     column, row = (np.arange(size) + 0.5) / size, (np.arange(size)[:, None] + 0.5) / size
-    return ((column - x) / wide) ** 2 + ((eyes + (row - eyes) * grown - y) / high) ** 2 <= 1
+    return ((column - 0.5) * grown / wide) ** 2 + ((eyes + (row - eyes) * grown - y) / high) ** 2 <= 1
 
 
 def lower_face(size: int, grown: float = 1.0) -> Window:
@@ -174,7 +180,7 @@ def worn_share(mask_map: Image, grown: float = 1.0) -> float:
         mask_map: uint8[S, S], probability of mask 0..255.
         grown: how much larger than the fit to its eyes the crop was cut.
     """
-    return float((mask_map[_where_worn(len(mask_map), grown)] > 127).mean())
+    return float((mask_map[_where_worn(len(mask_map), round(grown, 2))] > 127).mean())
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,12 +7,12 @@ outside would stay, cut off along a straight line, so the crop is cut larger the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engines.base import Engine
-from unmask_rt import align, planes
+from unmask_rt import align, blend, planes
 from unmask_rt.align import Affine, Image
 from unmask_rt.blend import lower_face, mask_score, worn_share
 from unmask_rt.frames import Face, Frame, Mode, Packet, Patch
@@ -22,15 +22,17 @@ LEAST_SEEN = 0.5
 """Share of mouth and chin that has to be in the picture for the map alone to be believed."""
 PARTLY = 0.15
 """Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
-LEAVES = 0.1
-"""Share of the crop's lower border, or of the lower two thirds of a side, that the map may cover: straps do."""
-STEP, MOST = 1.2, 1.44
-"""How much larger a crop is cut at a time that a mask leaves, and at most."""
+LEAVES = 0.12
+"""Share of the lower end of a crop, or of the lower two thirds of a side, that a mask may cover: straps do."""
+LARGER = (1.2, 1.44)
+"""How much larger a crop is cut that a mask leaves: scarves never end."""
 GROWTH_A_S, SHRINKING_A_S = 1.6, 0.85
 """In video it grows and shrinks by these factors a second, so that the face does not jump."""
-ROOMY = 0.86
-"""It shrinks while the mask ends above this share of its height."""
-LONGEST_STEP_S = 0.25
+TIGHT, ROOMY = 0.035, 0.12
+"""A mask leaves the crop that comes as near as that to its lower end, or half as near to a side, in crop sides (patches
+fade towards the border); the crop shrinks while it stays farther away than the second."""
+FORGOTTEN_S = 0.25
+"""A track that was out of view for longer begins anew."""
 
 
 def seen_share(frame: Frame, transform: Affine, size: int, grown: float = 1.0) -> float:
@@ -49,26 +51,38 @@ def seen_share(frame: Frame, transform: Affine, size: int, grown: float = 1.0) -
     return float(((points >= -0.5) & (points <= edge)).all(axis=1).mean())
 
 
-def leaving(frame: Frame, transform: Affine, mask_map: Image) -> float:
-    """Share 0..1 of the crop's lower border, or of a side's lower two thirds, that the map covers: the largest of them.
+def leaving(frame: Frame, patch: Patch, inset: float) -> float:
+    """Largest share 0..1 of a crop's lower end, or of the lower two thirds of a side, that the mask covers.
 
-    Outside the picture a crop repeats its border; what is seen there does not count.
+    Outside the picture a crop repeats its border, and next to the face other people wear masks: neither counts.
 
     Args:
         frame: the picture.
-        transform: coded to crop pixels.
-        mask_map: uint8[S, S], probability of mask 0..255.
+        patch: with the crop's map.
+        inset: how far above the crop's lower end to look, in its sides, and twice how far inside of these.
     """
-    size = len(mask_map)
-    along, low = np.linspace(2, size - 3, 32).round(), np.linspace(size / 3, size - 3, 32).round()
-    near, far = np.full(32, 2.0), np.full(32, size - 3.0)
+    size = len(patch.map)
+    first, last, end = inset * size / 2, size - 1 - inset * size / 2, size - 1 - inset * size
+    along, low = np.linspace(first, last, 32), np.linspace(size / 3, end, 32)
+    lines = [(along, np.full(32, end)), (np.full(32, first), low), (np.full(32, last), low)]
+    points = np.round([np.stack(line, axis=1) for line in lines]).astype(np.int32)  # (3, 32, 2)
+    columns, rows = points[..., 0], points[..., 1]
+    if (patch.map[rows, columns] >= blend.MAP_THRESHOLD).mean(axis=1).max() <= LEAVES:
+        return 0.0
     edge = np.array([frame.video.width, frame.video.height]) - 0.5
-    shares = []
-    for x, y in ((along, far), (near, low), (far, low)):
-        points = align.apply(align.invert(transform), np.stack([x, y], axis=1).astype(np.float32))
-        covered = mask_map[y.astype(int), x.astype(int)] > 127
-        shares.append(float((covered & ((points >= -0.5) & (points <= edge)).all(axis=1)).mean()))
-    return max(shares)
+    places = align.apply(align.invert(patch.transform), points.reshape(-1, 2).astype(np.float32))
+    inside = ((places >= -0.5) & (places <= edge)).all(axis=1).reshape(3, 32)
+    worn = blend.worn_mask(patch.map, patch.grown)[rows, columns] > 0
+    share = float((worn & inside).mean(axis=1).max())
+    return share if share > LEAVES else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is kept of a track: how much larger its next crop is cut, and when it was in view last, seconds."""
+
+    factor: float
+    seen_s: float
 
 
 class InpaintStage:
@@ -76,37 +90,37 @@ class InpaintStage:
 
     Args:
         engine: belongs to whoever made the stage; closing the stage leaves it open.
-        mode: "still" cuts a crop that a mask leaves again at once; in video it grows from frame to frame.
+        mode: "still" cuts a crop that a mask leaves again at once; in video that is done for the first frame of a
+            face, and then it grows and shrinks from frame to frame.
     """
 
     name = "inpaint"
 
-    def __init__(self, engine: Engine, mode: Mode = "still") -> None:
+    def __init__(self, engine: Engine, mode: Mode) -> None:
         self._engine = engine
         self._mode = mode
         self._size = engine.spec.crop_size
         self._template = np.array(engine.spec.template, np.float32)
-        self._grown: dict[int, float] = {}
-        self._before_s = 0.0
+        self._known: dict[int, _Known] = {}
 
     def __call__(self, packet: Packet) -> Sequence[Packet]:
         """Completes every face of a frame; one engine call a face, as engines have fixed shapes."""
-        if packet.cut or self._mode == "still":
-            self._grown = {}
-        frame, patches = packet.frame, []
-        passed_s = min(max(frame.time_s - self._before_s, 0.0), LONGEST_STEP_S)
+        frame, now_s = packet.frame, packet.frame.time_s
+        fresh = packet.cut or self._mode == "still"
+        known = {} if fresh else {i: k for i, k in self._known.items() if 0 <= now_s - k.seen_s <= FORGOTTEN_S}
+        patches = []
         for face in packet.faces:
-            factor = self._grown.get(face.track, 1.0)
-            patch = self._complete(frame, face, factor)
+            before = known.get(face.track)
+            patch = self._complete(frame, face, 1.0 if before is None else before.factor)
             if patch is None:
                 continue
-            if self._mode == "still":
+            if before is None:
                 patch = self._wide_enough(frame, patch)
+                known[face.track] = _Known(patch.grown, now_s)
             else:
-                self._grown[face.track] = _next_factor(frame, patch, factor, passed_s)
+                known[face.track] = _Known(_next_factor(frame, patch, now_s - before.seen_s), now_s)
             patches.append(patch)
-        self._grown = {track: factor for track, factor in self._grown.items() if factor > 1}
-        self._before_s = frame.time_s
+        self._known = known
         return [replace(packet, patches=tuple(patches))]
 
     def _complete(self, frame: Frame, face: Face, factor: float) -> Patch | None:
@@ -117,18 +131,21 @@ class InpaintStage:
         crop, transform = cutting
         completed, mask_map = self._engine(crop[None])
         score = self._score(frame, face, transform, mask_map[0], factor)
-        return Patch(face, transform, crop, completed[0], mask_map[0], score)
+        return Patch(face, transform, crop, completed[0], mask_map[0], score, factor)
 
     def _wide_enough(self, frame: Frame, patch: Patch) -> Patch:
-        """The patch, or that of a larger crop which more of the mask lies in; the gate's score is the first one's."""
-        if patch.score < OFF:
-            return patch
-        share, factor = leaving(frame, patch.transform, patch.map), STEP
-        while share > LEAVES and factor <= MOST:
+        """The patch, or that of a larger crop which the mask leaves less; the gate's score is that of the first."""
+        share = leaving(frame, patch, TIGHT) if patch.score >= OFF else 0.0
+        for factor in LARGER if share > 0 else ():
             larger = self._complete(frame, patch.face, factor)
-            if larger is None or (now := leaving(frame, larger.transform, larger.map)) >= share:
+            if larger is None or larger.score < min(patch.score, ON):
                 break
-            patch, share, factor = replace(larger, score=patch.score), now, factor * STEP
+            before, share = share, leaving(frame, larger, TIGHT)
+            if share >= before:
+                break
+            patch = replace(larger, score=patch.score)
+            if share == 0:
+                break
         return patch
 
     def _score(self, frame: Frame, face: Face, transform: Affine, mask_map: Image, factor: float) -> float:
@@ -165,10 +182,10 @@ class InpaintStage:
         return align.warp(rgb, align.compose(transform, shift), self._size), transform
 
 
-def _next_factor(frame: Frame, patch: Patch, factor: float, passed_s: float) -> float:
+def _next_factor(frame: Frame, patch: Patch, passed_s: float) -> float:
     """How much larger than the fit the crop of the next frame is cut."""
-    if patch.score >= OFF and leaving(frame, patch.transform, patch.map) > LEAVES:
-        return min(factor * GROWTH_A_S**passed_s, MOST)
-    if factor > 1 and not (patch.map[round(ROOMY * len(patch.map)) :] > 127).any():
-        return max(factor * SHRINKING_A_S**passed_s, 1.0)
-    return factor
+    if patch.score >= OFF and leaving(frame, patch, TIGHT) > 0:
+        return min(patch.grown * GROWTH_A_S**passed_s, LARGER[-1])
+    if patch.grown > 1 and leaving(frame, patch, ROOMY) == 0:
+        return max(patch.grown * SHRINKING_A_S**passed_s, 1.0)
+    return patch.grown

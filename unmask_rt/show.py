@@ -97,7 +97,7 @@ def put(frame: Frame, patch: Patch, feather: float, grain: Grain | None = None) 
 
     ``grain`` is the track's memory; without it the missing detail is measured afresh.
     """
-    region = blend.region_of(patch.map, feather)
+    region = blend.region_of(patch.map, feather, patch.grown)
     if region.bounds is None:
         return frame
     rect = planes.align_rect(frame.video, blend.bounds_in_picture(patch.transform, region.bounds))

@@ -25,7 +25,7 @@ from trainer.evaluation.options import add_common, check_common, chosen, notes_o
 from trainer.evaluation.pictures import Draw, Drawer, at_size
 from trainer.evaluation.record import NAME, Record, record_of
 from unmask_rt import native_logs
-from unmask_rt.errors import ExtraError
+from unmask_rt.errors import ExtraError, UsageError
 
 if TYPE_CHECKING:
     from trainer.runs import Restorer
@@ -59,6 +59,11 @@ def main(arguments: argparse.Namespace) -> int:
         UnmaskError: it cannot be measured.
     """
     check_common(arguments)
+    if (arguments.profiles or arguments.in_front) and (arguments.frames or arguments.protocol):
+        raise UsageError(
+            "--profiles and --in-front change crops: whole pictures and published protocols are measured without them",
+            "Leave --frames and --protocol to a call of their own.",
+        )
     draw = chosen(arguments)
     model = open_model(arguments.model, arguments)
     notes = notes_on(draw)

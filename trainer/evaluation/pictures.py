@@ -162,6 +162,8 @@ class Drawer:
         self._crops = np.load(draw.data / "crops.npy", mmap_mode="r")
         self._meshes = np.load(draw.data / "mesh.npy", mmap_mode="r")
         self._head = wide_head(np.load(draw.data / "shape.npy")) if draw.profiles else None
+        splits = [(r["split"], r.get("moved_from"), EVERY) for r in self._records]
+        self._others = [i for i, names in enumerate(splits) if draw.split in names]
 
     def picture(self, row: int) -> Picture:
         """The test picture of a row; raises as `draw_afresh`."""
@@ -179,10 +181,9 @@ class Drawer:
         return Picture(*about, truth, masked, alpha, mesh, person_of(record))
 
     def _hidden(self, row: int, masked: Image, truth: Image, alpha: Floats) -> tuple[Image, Image, Floats]:
-        """The three with something in front of the face; people are others of the same draw, masked every second
-        time."""
+        """The three with something in front of the face; people are others of the split, masked every second time."""
         rng = np.random.default_rng([self.draw.seed, row, 97])
-        other = int(rng.choice(self.draw.rows))
+        other = int(rng.choice([i for i in self._others if i != row] or [row]))
         another = np.asarray(self._crops[other])
         if rng.random() < 0.5:
             another = draw_afresh(self.draw, other, another, np.asarray(self._meshes[other], np.float32))[0]

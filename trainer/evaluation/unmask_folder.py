@@ -17,7 +17,6 @@ from unmask_rt import align, models
 from unmask_rt.errors import SinkError
 from unmask_rt.faces.find import FindStage
 from unmask_rt.frames import Packet
-from unmask_rt.gate import ON
 from unmask_rt.inpaint import InpaintStage
 from unmask_rt.job import TOOL
 from unmask_rt.provenance import Provenance
@@ -73,7 +72,7 @@ def unmask_folder(
     )
     options = UnmaskerOptions()
     blend = BlendStage("still", feather=options.feather, on_miss=options.on_miss, view="result")
-    inpaint, treated = InpaintStage(engine), 0
+    inpaint, treated = InpaintStage(engine, "still"), 0
     console = Console(stderr=True)
     with closing(find), closing(blend):
         for frame in track(source, "unmask", len(source.paths), console=console, disable=not console.is_terminal):
@@ -81,7 +80,7 @@ def unmask_folder(
             (packet,) = inpaint(packet)
             (finished,) = blend(packet)
             sink.write(finished.frame)
-            found = map_in_picture(packet)
+            found = map_in_picture(finished)
             _write(targets[source.latest], found)
             treated += bool(found.any())
     report = sink.finish()
@@ -94,11 +93,11 @@ def unmask_folder(
 
 
 def map_in_picture(packet: Packet) -> Image:
-    """The maps of all faces that the gate takes for masked, uint8[H, W] of the picture; the highest value counts."""
+    """The maps of all faces that were unmasked, uint8[H, W] of the picture; the highest value counts."""
     video = packet.frame.video
     found = np.zeros((video.height, video.width), np.uint8)
     for patch in packet.patches:
-        if patch.score >= ON:
+        if patch.strength > 0:
             laid = cv2.warpAffine(patch.map, align.invert(patch.transform), (video.width, video.height))
             np.maximum(found, laid, out=found)
     return found
