@@ -87,8 +87,8 @@ class Patch:
         completed: uint8[S, S, 3] RGB, the crop with the mask replaced.
         map: uint8[S, S], probability 0..255 that a pixel is mask.
         score: 0..1, share of the lower face that the map covers: what the gate decides on.
-        grown: how much larger than the fit to the face's eyes the crop is.
         strength: 0..1, how much of the patch is shown; the gate sets it (0: untouched, 1: unmasked).
+        grown: how much larger than the fit to the face's eyes the crop is.
     """
 
     face: Face
@@ -97,8 +97,8 @@ class Patch:
     completed: Image
     map: Image
     score: float
-    grown: float = 1.0
     strength: float = 0.0
+    grown: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

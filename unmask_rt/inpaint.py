@@ -131,7 +131,7 @@ class InpaintStage:
         crop, transform = cutting
         completed, mask_map = self._engine(crop[None])
         score = self._score(frame, face, transform, mask_map[0], factor)
-        return Patch(face, transform, crop, completed[0], mask_map[0], score, factor)
+        return Patch(face, transform, crop, completed[0], mask_map[0], score, grown=factor)
 
     def _wide_enough(self, frame: Frame, patch: Patch) -> Patch:
         """The patch, or that of a larger crop which the mask leaves less; the gate's score is that of the first."""
