@@ -7,7 +7,8 @@ Most sets do not say who is on their pictures: `prepare` then takes each for ano
 sitting, may end up on both sides. Here every face is described by the network that `evaluate` measures identity with
 (dlib's, fetched once), and whoever of test or validation is nearer than --near to a training face of the same source
 becomes a training face, until there is none. Models that were trained before have not seen those faces, and can still
-be measured on the rest. What was moved says so in meta.json.
+be measured on the rest. What was moved says so in meta.json; where `prepare` adds pictures later it forgets that: call
+this again then.
 """
 
 from __future__ import annotations
