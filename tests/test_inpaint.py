@@ -176,12 +176,12 @@ def shown_of(patch: Patch, astronaut: NDArray[np.uint8], low: float) -> float:
     return float(np.percentile(weight[inner], 1))
 
 
-@pytest.mark.parametrize("low", [0.99, 1.1, 1.15])
+@pytest.mark.parametrize("low", [0.99, 1.02, 1.04])
 def test_a_mask_that_leaves_the_crop_is_cut_out_whole(astronaut: NDArray[np.uint8], low: float) -> None:
     engine, frame = Hanging(worn_map(128)), frame_of(wearing(astronaut, low))
     patch = patch_of(InpaintStage(engine, "still"), frame)
     assert len(engine.crops) > 1 and leaving(frame, patch, TIGHT) == 0
-    assert side_of(patch) == pytest.approx(patch.grown, abs=1e-3) and patch.grown >= 1.2
+    assert side_of(patch) == pytest.approx(patch.grown, abs=1e-3) and patch.grown == LARGER
     assert patch.score == 1.0, "the gate's score is that of the crop it was made for"
     assert shown_of(patch, astronaut, low) > 0.9, "the hem does not shine through the fade at the crop's border"
 
@@ -193,9 +193,14 @@ def test_a_mask_that_fits_costs_one_call(astronaut: NDArray[np.uint8], mode: Mod
     assert len(engine.crops) == 1 and patch.score == 1.0 and patch.grown == 1.0
 
 
-def test_of_what_never_ends_the_largest_crop_shows_most(astronaut: NDArray[np.uint8]) -> None:
-    patch = patch_of(InpaintStage(Hanging(worn_map(128)), "still"), frame_of(wearing(astronaut, 2.0)))
-    assert patch.grown == LARGER[-1]
+def test_what_never_ends_is_not_cut_larger_for_nothing(astronaut: NDArray[np.uint8]) -> None:
+    engine, frame = Hanging(worn_map(128)), frame_of(wearing(astronaut, 2.0))
+    patch = patch_of(InpaintStage(engine, "still"), frame)
+    assert len(engine.crops) == 2 and patch.grown == 1.0 and leaving(frame, patch, TIGHT) > 0
+    stage = InpaintStage(Hanging(worn_map(128)), "file")
+    for frame in video([wearing(astronaut, 2.0)] * 60):
+        patch = patch_of(stage, frame)
+    assert patch.grown <= LARGER
 
 
 def test_a_larger_crop_in_which_the_mask_is_lost_is_not_taken(astronaut: NDArray[np.uint8]) -> None:
@@ -204,13 +209,13 @@ def test_a_larger_crop_in_which_the_mask_is_lost_is_not_taken(astronaut: NDArray
             face, found = super().__call__(crop)
             return face, found if len(self.crops) == 1 else np.zeros_like(found)
 
-    patch = patch_of(InpaintStage(Near(worn_map(128)), "still"), frame_of(wearing(astronaut, 1.1)))
+    patch = patch_of(InpaintStage(Near(worn_map(128)), "still"), frame_of(wearing(astronaut, 1.04)))
     assert patch.grown == 1.0 and patch.map.any()
 
 
 def test_the_repeated_border_of_a_picture_is_no_mask_that_leaves(astronaut: NDArray[np.uint8]) -> None:
     low = round(float(align.apply(align.invert(align.crop_transform(ANCHORS, 100)), np.float32([[50, 90]]))[0, 1]))
-    picture = np.ascontiguousarray(wearing(astronaut, 1.1)[: low - low % 2])
+    picture = np.ascontiguousarray(wearing(astronaut, 1.04)[: low - low % 2])
     engine = Hanging(worn_map(128))
     patch_of(InpaintStage(engine, "still"), frame_of(picture))
     assert len(engine.crops) == 1
@@ -226,7 +231,7 @@ def test_somebody_else_s_mask_is_not_followed(astronaut: NDArray[np.uint8]) -> N
 
 
 def test_in_video_the_crop_grows_and_shrinks_without_a_jump(astronaut: NDArray[np.uint8]) -> None:
-    hanging, short = wearing(astronaut, 1.1), wearing(astronaut, 0.82)
+    hanging, short = wearing(astronaut, 1.04), wearing(astronaut, 0.82)
     engine = Hanging(worn_map(128))
     stage, sizes = InpaintStage(engine, "file"), []
     for i, frame in enumerate(video([short] * 10 + [hanging] * 60 + [short] * 90)):
@@ -254,7 +259,7 @@ def test_a_mask_that_leaves_sideways_does_not_let_the_crop_breathe(astronaut: ND
 
 def test_the_first_frame_of_a_face_is_cut_as_a_picture_is(astronaut: NDArray[np.uint8]) -> None:
     stage, engine = InpaintStage(Hanging(worn_map(128)), "file"), Hanging(worn_map(128))
-    frames = video([wearing(astronaut, 1.1)] * 40)
+    frames = video([wearing(astronaut, 1.04)] * 40)
     wide = patch_of(InpaintStage(engine, "still"), frames[0]).grown
     assert patch_of(stage, frames[0]).grown == wide > 1
     assert patch_of(stage, frames[1]).grown == pytest.approx(wide, rel=0.03)

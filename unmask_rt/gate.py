@@ -15,7 +15,7 @@ ON, OFF = 0.6, 0.25
 in between it stays what it was."""
 CERTAIN = 0.75
 """Score that needs no second frame when there is no looking ahead."""
-BARE, SURE = 0.03, 0.85
+BARE, SURE = 0.03, 0.75
 """Pictures have no second frame: where the aligner is so sure that there is no mask, the map alone does not count, and
 where it sees the face but no mask for certain (`WORN`), the score has to be higher. Where it does not see the face
 (in profile), the score alone decides."""

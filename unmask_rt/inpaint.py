@@ -24,8 +24,8 @@ PARTLY = 0.15
 """Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
 LEAVES = 0.12
 """Share of the lower end of a crop, or of the lower two thirds of a side, that a mask may cover: straps do."""
-LARGER = (1.2, 1.44)
-"""How much larger a crop is cut that a mask leaves: scarves never end."""
+LARGER = 1.2
+"""How much larger a crop is cut at most that a mask leaves: what leaves this one too is clothes of its colour."""
 GROWTH_A_S, SHRINKING_A_S = 1.6, 0.85
 """In video it grows and shrinks by these factors a second, so that the face does not jump."""
 TIGHT, ROOMY = 0.035, 0.12
@@ -134,19 +134,13 @@ class InpaintStage:
         return Patch(face, transform, crop, completed[0], mask_map[0], score, grown=factor)
 
     def _wide_enough(self, frame: Frame, patch: Patch) -> Patch:
-        """The patch, or that of a larger crop which the mask leaves less; the gate's score is that of the first."""
-        share = leaving(frame, patch, TIGHT) if patch.score >= OFF else 0.0
-        for factor in LARGER if share > 0 else ():
-            larger = self._complete(frame, patch.face, factor)
-            if larger is None or larger.score < min(patch.score, ON):
-                break
-            before, share = share, leaving(frame, larger, TIGHT)
-            if share >= before:
-                break
-            patch = replace(larger, score=patch.score)
-            if share == 0:
-                break
-        return patch
+        """The patch, or that of a larger crop which the mask does not leave; the gate's score is that of the first."""
+        if patch.score < OFF or leaving(frame, patch, TIGHT) == 0:
+            return patch
+        larger = self._complete(frame, patch.face, LARGER)
+        if larger is None or larger.score < min(patch.score, ON) or leaving(frame, larger, TIGHT) > 0:
+            return patch
+        return replace(larger, score=patch.score)
 
     def _score(self, frame: Frame, face: Face, transform: Affine, mask_map: Image, factor: float) -> float:
         """What the gate decides on; where mouth and chin lie outside the picture it is left at what it was.
@@ -185,7 +179,7 @@ class InpaintStage:
 def _next_factor(frame: Frame, patch: Patch, passed_s: float) -> float:
     """How much larger than the fit the crop of the next frame is cut."""
     if patch.score >= OFF and leaving(frame, patch, TIGHT) > 0:
-        return min(patch.grown * GROWTH_A_S**passed_s, LARGER[-1])
+        return min(patch.grown * GROWTH_A_S**passed_s, LARGER)
     if patch.grown > 1 and leaving(frame, patch, ROOMY) == 0:
         return max(patch.grown * SHRINKING_A_S**passed_s, 1.0)
     return patch.grown
