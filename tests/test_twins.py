@@ -96,7 +96,7 @@ def test_every_face_is_described_once_in_order(tmp_path: Path) -> None:
     crops = np.load(data / "crops.npy")
     crops[:] = np.arange(len(crops), dtype=np.uint8)[:, None, None, None]
     np.save(data / "crops.npy", crops)
-    found = describe_set(data, Grey(), range(len(crops)))  # type: ignore[arg-type]
+    found = describe_set(data, Grey())  # type: ignore[arg-type]
     assert found.shape == (len(crops), 128) and np.allclose(found[:, 0] * 10, np.arange(len(crops)), atol=0.01)
 
 

@@ -80,9 +80,9 @@ def _someone(another: np.ndarray, rng: Rng) -> Thing:
 
 def _hair(another: np.ndarray, rng: Rng) -> Thing:
     """A head from behind or above: a dome of hair with strands and a sheen."""
-    middle, top = np.array([rng.uniform(0, 256), 0.0]), _top(rng)
+    middle, top = rng.uniform(0, 256), _top(rng)
     wide, high = rng.uniform(45, 130), rng.uniform(50, 150)
-    x, y = np.arange(SIZE, dtype=np.float32) - middle[0], np.arange(SIZE, dtype=np.float32)[:, None] - top
+    x, y = np.arange(SIZE, dtype=np.float32) - middle, np.arange(SIZE, dtype=np.float32)[:, None] - top
     power = rng.uniform(1.8, 2.8)
     down = np.clip(1 - y / high, 0, None)
     inside = 1 - (np.abs(x) / wide) ** power - down**power  # above 0 inside of the dome

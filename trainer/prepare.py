@@ -83,9 +83,9 @@ def assemble(sources: Sequence[Source], chunks: Sequence[Chunk], out: Path) -> d
         "unnamed": dict(Counter(r["source"] for r in records if is_unnamed(r))),
         "chunks": [chunk.out.name for chunk in chunks],
     }
-    _write(out / "meta.json", json.dumps(records))
-    _write(out / "dropped.jsonl", "".join(json.dumps(d) + "\n" for d in dropped))
-    _write(out / "summary.json", json.dumps(summary, indent=1))
+    write_text(out / "meta.json", json.dumps(records))
+    write_text(out / "dropped.jsonl", "".join(json.dumps(d) + "\n" for d in dropped))
+    write_text(out / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
@@ -118,7 +118,8 @@ def _write_arrays(chunks: Sequence[Chunk], picks: Sequence[Sequence[int]], out: 
         os.replace(out / f"{name}.partial", out / f"{name}.npy")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of a prepared set whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, "utf-8")
     os.replace(partial, path)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluation.identity import PUBLISHED, Descriptors, FaceDescriptor, cut_chip
+from trainer.evaluation.pictures import records_of
 from trainer.parallel import progress
+from trainer.prepare import write_text
 from unmask_rt.errors import UsageError
 
 NEAR = 0.30
@@ -35,17 +36,17 @@ BATCH = 32
 ROWS = 256
 
 
-def describe_set(data: Path, network: FaceDescriptor, rows: Sequence[int]) -> Descriptors:
-    """Descriptors float64[N, 128] of faces of a prepared set."""
+def describe_set(data: Path, network: FaceDescriptor) -> Descriptors:
+    """Descriptors float64[N, 128] of the faces of a prepared set."""
     crops = np.load(data / "crops.npy", mmap_mode="r")
     meshes = np.load(data / "mesh.npy", mmap_mode="r")
     parts = [np.zeros((0, 128))]
-    with progress("describe faces", len(rows)) as advance:
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            chips = [cut_chip(np.asarray(crops[i]), np.asarray(meshes[i], np.float32)) for i in some]
+    with progress("describe faces", len(crops)) as advance:
+        for start in range(0, len(crops), BATCH):
+            some = zip(crops[start : start + BATCH], meshes[start : start + BATCH], strict=True)
+            chips = [cut_chip(np.asarray(crop), np.asarray(mesh, np.float32)) for crop, mesh in some]
             parts.append(network.describe(np.stack(chips)))
-            advance(len(some))
+            advance(len(chips))
     return np.concatenate(parts)
 
 
@@ -83,16 +84,6 @@ def _nearest(these: Descriptors, those: Descriptors) -> NDArray[np.float64]:
     return np.concatenate(parts)
 
 
-def move(data: Path, rows: Sequence[int]) -> None:
-    """Makes training faces of some rows; ``moved_from`` keeps the split that they were in."""
-    records = json.loads((data / "meta.json").read_text("utf-8"))
-    for i in rows:
-        records[i] |= {"moved_from": records[i]["split"], "split": "train"}
-    partial = data / "meta.partial"
-    partial.write_text(json.dumps(records), "utf-8")
-    os.replace(partial, data / "meta.json")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("data", type=Path, help="a prepared set")
@@ -107,17 +98,15 @@ def main(arguments: argparse.Namespace) -> int:
     data = arguments.data
     if not 0 < arguments.near < 2:
         raise UsageError(f"--near {arguments.near} is no distance of descriptors", "Give one between 0 and 2.")
-    try:
-        records = json.loads((data / "meta.json").read_text("utf-8"))
-    except OSError as error:
-        hint = "Give the folder that `unmask-train prepare` wrote."
-        raise UsageError(f"{data} is no prepared set: {error.strerror}", hint) from error
+    records = records_of(data)
     network = FaceDescriptor(*PUBLISHED.load(arguments.descriptor))
-    found = find_twins(records, describe_set(data, network, range(len(records))), arguments.near)
+    found = find_twins(records, describe_set(data, network), arguments.near)
     counts = Counter((records[i]["source"], records[i]["split"]) for i in found)
-    move(data, found)
+    for i in found:
+        records[i] |= {"moved_from": records[i]["split"], "split": "train"}
+    write_text(data / "meta.json", json.dumps(records))
     for (source, split), count in sorted(counts.items()):
         print(f"{source}: {count} of {split} are shown in training, too, and belong to it now")
-    left = Counter(r["split"] for r in json.loads((data / "meta.json").read_text("utf-8")))
+    left = Counter(r["split"] for r in records)
     print(f"{left['validation']} are left to validate, {left['test']} to test")
     return 0

@@ -91,7 +91,7 @@ def region_of(mask_map: Image, feather: float, grown: float = 1.0) -> Region:
 
 
 def worn_mask(mask_map: Image, grown: float = 1.0) -> Image:
-    """What of a map is the face's own mask, without soft edges: uint8[S, S] of zeros and ones; arguments as above."""
+    """What of a map is the face's own mask, uint8[S, S] of zeros and ones; the arguments are those of `region_of`."""
     hard = (mask_map >= MAP_THRESHOLD).astype(np.uint8)
     return _worn_parts(hard & (1 - _coat(mask_map, grown)), best_fit(mask_map, grown))
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.base import Engine
 from unmask_rt import align, blend, planes
@@ -46,9 +48,14 @@ def seen_share(frame: Frame, transform: Affine, size: int, grown: float = 1.0) -
     """
     rows, columns = lower_face(size, grown)
     x, y = np.meshgrid(np.linspace(columns.start, columns.stop - 1, 5), np.linspace(rows.start, rows.stop - 1, 5))
-    points = align.apply(align.invert(transform), np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32))
+    return float(_in_picture(frame, transform, np.stack([x.ravel(), y.ravel()], axis=1)).mean())
+
+
+def _in_picture(frame: Frame, transform: Affine, points: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which crop points, [K, 2], lie inside the picture: bool[K]."""
+    places = align.apply(align.invert(transform), points.astype(np.float32))
     edge = np.array([frame.video.width, frame.video.height]) - 0.5
-    return float(((points >= -0.5) & (points <= edge)).all(axis=1).mean())
+    return np.asarray(((places >= -0.5) & (places <= edge)).all(axis=1))
 
 
 def leaving(frame: Frame, patch: Patch, inset: float) -> float:
@@ -69,9 +76,7 @@ def leaving(frame: Frame, patch: Patch, inset: float) -> float:
     columns, rows = points[..., 0], points[..., 1]
     if (patch.map[rows, columns] >= blend.MAP_THRESHOLD).mean(axis=1).max() <= LEAVES:
         return 0.0
-    edge = np.array([frame.video.width, frame.video.height]) - 0.5
-    places = align.apply(align.invert(patch.transform), points.reshape(-1, 2).astype(np.float32))
-    inside = ((places >= -0.5) & (places <= edge)).all(axis=1).reshape(3, 32)
+    inside = _in_picture(frame, patch.transform, points.reshape(-1, 2)).reshape(3, 32)
     worn = blend.worn_mask(patch.map, patch.grown)[rows, columns] > 0
     share = float((worn & inside).mean(axis=1).max())
     return share if share > LEAVES else 0.0

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.augment import Planes
 from trainer.datasets import is_unnamed
 from trainer.evaluation import baselines
 from trainer.evaluation.metrics import Target
@@ -91,6 +92,25 @@ class Picture:
     person: dict[str, str]
 
 
+def records_of(data: Path) -> list[dict[str, Any]]:
+    """The records of a prepared set.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        records: list[dict[str, Any]] = json.loads((data / "meta.json").read_text("utf-8"))
+    except OSError as error:
+        hint = "Give the folder that `unmask-train prepare` wrote."
+        raise UsageError(f"{data} is no prepared set: {error.strerror}", hint) from error
+    return records
+
+
+def _has_place(record: Mapping[str, Any], split: str) -> bool:
+    """Whether a face is in a split, or was until `trainer.twins` moved it to training."""
+    return split in (record["split"], record.get("moved_from"), EVERY)
+
+
 def choose(
     data: Path,
     split: str,
@@ -117,11 +137,7 @@ def choose(
     """
     if count < 1:
         raise UsageError(f"--count {count} measures nothing", "Give 1 or more.")
-    try:
-        records = json.loads((data / "meta.json").read_text())
-    except OSError as error:
-        hint = "Give the folder that `unmask-train prepare` wrote."
-        raise UsageError(f"{data} is no prepared set: {error.strerror}", hint) from error
+    records = records_of(data)
     try:
         weights = choose_families(families, without)
     except ValueError as error:
@@ -145,7 +161,7 @@ def choose(
         raise UsageError(f"no such face in {data} belongs to the split {split!r}", f"It has: {known}.")
     allowed = set(rows)
     # Whoever was moved to training keeps a place in the order: the others come as they did before.
-    placed = [i for i in of_sources if split in (records[i]["split"], records[i].get("moved_from"), EVERY)]
+    placed = [i for i in of_sources if _has_place(records[i], split)]
     picked = [i for i in np.random.default_rng(seed).permutation(placed).tolist() if i in allowed][:count]
     chosen = [records[i] for i in picked]
     alone = {r["source"] for r in chosen if is_unnamed(r)}
@@ -162,34 +178,32 @@ class Drawer:
         self._crops = np.load(draw.data / "crops.npy", mmap_mode="r")
         self._meshes = np.load(draw.data / "mesh.npy", mmap_mode="r")
         self._head = wide_head(np.load(draw.data / "shape.npy")) if draw.profiles else None
-        splits = [(r["split"], r.get("moved_from"), EVERY) for r in self._records]
-        self._others = [i for i, names in enumerate(splits) if draw.split in names]
+        self._others = [i for i, r in enumerate(self._records) if _has_place(r, draw.split)]
 
     def picture(self, row: int) -> Picture:
         """The test picture of a row; raises as `draw_afresh`."""
         truth, mesh = np.asarray(self._crops[row]), np.asarray(self._meshes[row], np.float32)
         record = self._records[row]
         masked, alpha, family = draw_afresh(self.draw, row, truth, mesh)
-        if self._head is not None:
+        if self._head is not None or self.draw.in_front:
             planes = masked, truth, (alpha * 255 + 0.5).astype(np.uint8), np.full(alpha.shape, 255, np.uint8)
-            rng = np.random.default_rng([self.draw.seed, row, 98])
-            (masked, truth, cover, _), mesh = into_profile(planes, mesh, self._head, rng)
+            if self._head is not None:
+                planes, mesh = into_profile(planes, mesh, self._head, np.random.default_rng([self.draw.seed, row, 98]))
+            if self.draw.in_front:
+                planes = self._hidden(row, planes)
+            masked, truth, cover, _ = planes
             alpha = cover.astype(np.float32) / np.float32(255)
-        if self.draw.in_front:
-            masked, truth, alpha = self._hidden(row, masked, truth, alpha)
         about = row, record["source"], record["identity"], family
         return Picture(*about, truth, masked, alpha, mesh, person_of(record))
 
-    def _hidden(self, row: int, masked: Image, truth: Image, alpha: Floats) -> tuple[Image, Image, Floats]:
-        """The three with something in front of the face; people are others of the split, masked every second time."""
+    def _hidden(self, row: int, planes: Planes) -> Planes:
+        """The four with something in front of the face; people are others of the split, masked every second time."""
         rng = np.random.default_rng([self.draw.seed, row, 97])
         other = int(rng.choice([i for i in self._others if i != row] or [row]))
         another = np.asarray(self._crops[other])
         if rng.random() < 0.5:
             another = draw_afresh(self.draw, other, another, np.asarray(self._meshes[other], np.float32))[0]
-        planes = masked, truth, (alpha * 255 + 0.5).astype(np.uint8), np.full(alpha.shape, 255, np.uint8)
-        masked, truth, cover, _ = put_in_front(planes, another, rng)
-        return masked, truth, cover.astype(np.float32) / np.float32(255)
+        return put_in_front(planes, another, rng)
 
 
 def draw_afresh(draw: Draw, row: int, truth: Image, mesh: Floats) -> tuple[Image, Floats, str]:
