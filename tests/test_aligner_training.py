@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +18,14 @@ import torch
 from tests.conftest import FaceModels
 from tests.trainer_media import TinySet
 from trainer import heads
-from trainer.aligner import augment, data, evaluate, export, network, real, samples, train, turn
+from trainer.aligner import augment, data, evaluate, export, exported, network, real, samples, train, turn
 from trainer.aligner.data import POINTS
 from unmask_rt import models, sample
-from unmask_rt.align import MESH_ANCHORS, apply, invert
-from unmask_rt.errors import MissingError, UsageError
-from unmask_rt.faces.aligner import Aligner
+from unmask_rt.align import MESH_ANCHORS, TEMPLATE, apply, invert
+from unmask_rt.errors import MissingError, ModelError, UsageError
+from unmask_rt.faces.aligner import PROFILE, Aligned, Aligner
 from unmask_rt.faces.look import WINDOW
-from unmask_rt.faces.pose import pose_of
+from unmask_rt.faces.pose import distance, pose_of, side_of
 from unmask_rt.faces.window import window_of
 
 
@@ -119,6 +121,32 @@ def test_every_occluder_changes_the_picture_and_leaves_the_rest() -> None:
         assert changed >= 6
 
 
+@pytest.mark.parametrize("way", [1.0, -1.0])
+@pytest.mark.parametrize(("yaw", "pitch"), [(67, 0), (72, 10), (78, 20)])
+def test_the_tool_cuts_a_profile_as_training_does(loose: Path, yaw: float, pitch: float, way: float) -> None:
+    turned = _turned(loose, way * yaw, pitch)
+    assert abs(turned.yaw) > PROFILE[1]
+    pose = Aligned(turned.points[:6], turned.points[6], np.ones(7, np.float32), 1.0, turned.yaw, 0.0).pose
+    assert abs(np.log(side_of(pose) / 256)) < 0.1 and abs(pose[3]) < np.radians(6) and not pose[4:].any()
+    middle = (TEMPLATE.mean(axis=0) - 0.5) * 256 + 127.5
+    assert np.abs(pose[:2] - middle).max() < 0.035 * 256
+
+
+def test_between_a_turned_head_and_a_profile_nothing_jumps(loose: Path) -> None:
+    points = _turned(loose, 62.0, 8.0).points
+    yaws = np.arange(PROFILE[0] - 2, PROFILE[1] + 2, 0.25)
+    poses = [Aligned(points[:6], points[6], np.ones(7, np.float32), 1.0, yaw, 0.0).pose for yaw in yaws]
+    assert max(distance(a, b) for a, b in itertools.pairwise(poses)) < 0.03
+    assert distance(poses[0], poses[-1]) > 0.1
+
+
+def _turned(loose: Path, yaw: float, pitch: float) -> heads.Turned:
+    """The mean head, turned: where training would cut it."""
+    shape = np.load(loose / "shape.npy")
+    ahead = (shape[:, :2] * 256 + 127.5).astype(np.float32)
+    return heads.Head(shape, 256, 1.0).turned(ahead, yaw, pitch)
+
+
 def test_turned_heads_are_turned_and_their_points_move_along(turned: Path) -> None:
     yaw, points, masked = (np.load(turned / f"{n}.npy") for n in ("yaw", "points", "masked"))
     pictures = np.load(turned / "loose.npy")
@@ -212,6 +240,35 @@ def test_views_that_say_the_same_make_a_label(loose: Path, monkeypatch: pytest.M
     assert far is None, "another place than the finder's is not believed"
 
 
+def test_an_exported_aligner_can_be_trained_on(tiny_set: TinySet, loose: Path, tmp_path: Path) -> None:
+    model = models.load_aligner_model()
+    net = exported.read_net(model)
+    made = samples.Samples(tiny_set.data, loose, "train", 3, empty=0.0)
+    crops = samples.stacked(made, range(16))[0]
+    session = Aligner(model)._session
+    wanted = session.run(None, {"crop": crops.numpy()})
+
+    def off() -> float:
+        with torch.no_grad():
+            found = network.Exported(net)(crops)
+        return max(float(np.abs(a - b.numpy()).max()) for a, b in zip(wanted, found, strict=True))
+
+    assert off() < 0.01
+    exported.measure(net, [crops])
+    assert off() < 0.01, "what it computes stays"
+    plain = exported.read_net(model)
+    with torch.no_grad():
+        right = [net.eval()(network.as_input(crops)).points, net.train()(network.as_input(crops)).points]
+        wrong = plain.train()(network.as_input(crops)).points
+    assert (right[1] - right[0]).abs().mean() < 0.1 < 1 < (wrong - right[0]).abs().mean(), "normalised by the batch"
+    with pytest.raises(ModelError, match="no exported aligner"):
+        exported.read_net(models.load_unmask_model(None)[0])
+    file = tmp_path / "aligner.onnx"
+    file.write_bytes(model)
+    train.train(train.Settings(32), tiny_set.data, loose, tmp_path / "run", start=file, workers=0)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+
+
 def test_a_label_is_drawn_half_way_to_the_mesh_of_the_same_face() -> None:
     true = sample.astronaut_mesh()
     near = true[list(POINTS)] + np.float32(2)
@@ -230,9 +287,12 @@ def test_a_label_is_drawn_half_way_to_the_mesh_of_the_same_face() -> None:
 
 def test_the_cases_of_evaluation_are_true(tiny_set: TinySet, loose: Path) -> None:
     found = evaluate.cases(tiny_set.data, loose, 1)
-    assert {c.group for c in found} >= {"drawn"} and [c.masked for c in found] == [False, False, True, True]
+    assert [c.masked for c in found] == [False, True] * 3 and {c.group for c in found[2:]} <= {"drawn", "profile"}
     for case in found:
-        assert evaluate.errors(case.points[:6], case.points).max() == 0
+        assert evaluate.errors(case.points[:6], case).max() == 0
         assert case.rgb.shape == (2 * data.SIZE, 2 * data.SIZE, 3)
         told = evaluate.expected(case, np.random.default_rng(0))
         assert np.hypot(*(told[:2] - pose_of(case.points[:6])[:2])) < 0.15 * np.exp(told[2])
+    apart = evaluate.APART * np.linalg.norm(found[0].points[6] - found[0].points[:4].mean(axis=0))
+    moved = replace(found[0], group="profile", points=found[0].points + np.float32([apart / 10, 0]))
+    assert np.allclose(evaluate.errors(found[0].points, moved), 10, atol=0.01)

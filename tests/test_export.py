@@ -14,8 +14,11 @@ import torch
 from engines import export, open_engine
 from engines.base import Engine
 from engines.spec import METADATA_KEY, ModelSpec
+from trainer.exported import read_weights
+from trainer.networks.deployed import Deployed
 from trainer.networks.realtime import EditNet, MapNet, Unmask
 from unmask_rt import align, models, sample
+from unmask_rt.errors import ModelError, UsageError
 
 torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
 SPEC = ModelSpec("tiny", 256, ((0.3, 0.35), (0.7, 0.35)), (), "research only", "random weights")
@@ -27,8 +30,8 @@ def tiny() -> Unmask:
     torch.manual_seed(3)
     model = Unmask(MapNet((4, 6, 6, 8)), EditNet((8, 8, 8, 8, 8))).eval().requires_grad_(False)
     for parameter in model.parameters():
-        if not parameter.any():  # zeros from the start on: give every branch something to do
-            parameter.normal_(0, 0.02)
+        if len(parameter.unique()) == 1:  # zeros or ones from the start on: give every branch something to do
+            parameter.add_(0.02 * torch.randn_like(parameter))
         parameter.copy_(parameter.half().float())
     return model
 
@@ -103,3 +106,24 @@ def test_a_registered_model_is_found_by_its_name(path: Path, monkeypatch: pytest
     monkeypatch.setattr(models, "_asset", lambda name: tmp_path / name)
     data, digest = models.load_unmask_model("tiny")
     assert data == path.read_bytes() and digest == json.loads((tmp_path / "models.json").read_text())["tiny"]["sha256"]
+
+
+def test_an_exported_default_network_gives_its_weights_back(tiny: Unmask, crops: np.ndarray, tmp_path: Path) -> None:
+    out = tmp_path / "deployed.onnx"
+    export.write(export.to_onnx(Deployed(tiny), (256, 256, 3)), out, SPEC, half=False)
+    weights = read_weights(out.read_bytes())
+    again = Unmask(MapNet((4, 6, 6, 8)), EditNet((8, 8, 8, 8, 8))).eval()
+    again.map_net.load_state_dict(weights["map"])
+    again.edit_net.load_state_dict(weights["generator"])
+    for found, wanted in zip(again(torch.from_numpy(crops)), tiny(torch.from_numpy(crops)), strict=True):
+        assert (found.int() - wanted.int()).abs().max() <= 1
+    for name, value in tiny.edit_net.state_dict().items():
+        if not name.endswith(("head.bias", "narrow.bias", "place")):  # of these the sums come back
+            assert torch.allclose(weights["generator"][name], value, atol=1e-6), name
+
+
+def test_other_models_cannot_be_trained_on(path: Path) -> None:
+    with pytest.raises(UsageError, match="only an exported default network"):
+        read_weights(path.read_bytes())  # of the same networks, but not in the form in which they are deployed
+    with pytest.raises(ModelError, match="no ONNX file"):
+        read_weights(b"something else")

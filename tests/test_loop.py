@@ -23,6 +23,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.loop import Settings, train
 from trainer.preset import Preset
 from trainer.processes import Place, joined, pick_device
+from trainer.runs import LoadedRun, RunRestorer
 from trainer.schedule import Budget
 from trainer.systems.base import average_gradients
 from trainer.systems.pix2pix import Pix2Pix
@@ -268,6 +269,28 @@ def test_a_run_can_begin_with_the_weights_of_another_and_sees_what_comes_next(
     assert checkpoint.load(tmp_path / "b").meta["seen"] == 4
     with pytest.raises(UsageError, match="do not fit"):
         go(tiny_preset("pix2pix", width=8), data, tmp_path / "c", 1, start=tmp_path / "a")
+
+
+def test_a_run_begins_with_an_exported_model_and_its_critics_learn_first(data: Path, tmp_path: Path) -> None:
+    chosen = tiny_preset("realtime")
+    go(chosen, data, tmp_path / "map", 1, stages=("map",))
+    go(chosen, data, tmp_path / "a", 1, stages=("outer",), start=tmp_path / "map")
+    model = tmp_path / "a.onnx"
+    assert cli.main(["export", str(tmp_path / "a"), "-o", str(model)]) == 0
+    settings = {"critics_first": 2.0, "gan_from": 0.0}
+    go(tiny_preset("realtime", **settings), data, tmp_path / "b", 2, stages=("outer",), start=model)
+    begun, now = checkpoint.load(tmp_path / "a"), checkpoint.load(tmp_path / "b")
+    assert now.meta["seen"] == 4 and set(now.carried) == {"map", "generator"}
+    crops = np.stack([np.load(data / "crops.npy")[0]])
+    same = [RunRestorer(LoadedRun(tmp_path / name), ALONE.device)(crops) for name in ("a", "b")]
+    for found, wanted in zip(*same, strict=True):
+        assert np.abs(found.astype(int) - wanted).max() <= 2, "only the discriminators have learnt"
+    assert differing(begun.networks["discriminator"], now.networks["discriminator"])
+    assert "critic" in lines(tmp_path / "b")[0] and "l1_hole" not in lines(tmp_path / "b")[0]
+    go(tiny_preset("realtime", gan_from=0.0), data, tmp_path / "c", 1, stages=("outer",), start=model)
+    assert differing(now.networks["generator"], checkpoint.load(tmp_path / "c").networks["generator"])
+    with pytest.raises(MissingError, match="no run or model"):
+        go(chosen, data, tmp_path / "d", 1, start=tmp_path / "nothing")
 
 
 def test_one_stage_alone(data: Path, tmp_path: Path) -> None:

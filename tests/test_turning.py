@@ -45,8 +45,8 @@ def test_a_profile_has_its_box_where_the_tool_cuts_it_and_a_calm_background(seed
     noise = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     face = np.where(alpha[..., None] > 0, np.uint8(200), noise)
     planes = face, face.copy(), alpha, np.full_like(alpha, 255)
-    (masked, truth, cover, valid), found = into_profile(planes, mesh, head, rng)
-    yaw = abs(yaw_of(found, head_shape()))
+    (masked, truth, cover, valid), turned = into_profile(planes, mesh, head, rng)
+    yaw = abs(yaw_of(turned.mesh, head_shape()))
     assert yaw > 40
     rows = np.nonzero((cover > 127).any(1))[0]
     least = 0.65 if yaw > PROFILE else 0.5

@@ -68,8 +68,8 @@ def stand_off(
     """Pulls one side of a mask outwards, as real ones stand off the cheek and stick out behind a turned face.
 
     Args:
-        masked: uint8[256, 256, 3], an aligned crop.
-        alpha: uint8[256, 256], the coverage of the mask in it.
+        masked: uint8[S, S, 3], an aligned crop.
+        alpha: uint8[S, S], the coverage of the mask in it.
         rng: of the side and of how far.
         way: above 0 for the right side, below 0 for the left one, 0 for any.
 
@@ -81,11 +81,12 @@ def stand_off(
         return masked, alpha
     left, right = float(columns[0]), float(columns[-1])
     pivot, wider = left + (right - left) * rng.uniform(0.35, 0.65), 1 + rng.uniform(0.05, 0.35)
-    x, y = np.arange(SIZE, dtype=np.float32), np.arange(SIZE, dtype=np.float32)[:, None]
+    side = len(alpha)
+    x, y = np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32)[:, None]
     way = way or rng.choice([-1.0, 1.0])
     outside = (x - pivot) * way > 0
     source = np.where(outside, pivot + (x - pivot) / wider, x).astype(np.float32)
-    columns_from = np.ascontiguousarray(np.broadcast_to(source, (SIZE, SIZE)))
+    columns_from = np.ascontiguousarray(np.broadcast_to(source, (side, side)))
     rows_from = (y + rng.uniform(-0.1, 0.1) * (source - x)).astype(np.float32)
     moved, cover = (
         np.asarray(cv2.remap(p, columns_from, rows_from, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))

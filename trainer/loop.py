@@ -25,12 +25,14 @@ from torch.utils.data import Dataset
 from trainer import checkpoint as store
 from trainer.checkpoint import Checkpoint
 from trainer.data import Faces, Sample
+from trainer.exported import read_weights
 from trainer.interrupt import Interrupt
 from trainer.pairs import Pairs, is_pairs
 from trainer.preset import Preset, Stage, to_toml
 from trainer.processes import Place
 from trainer.record import Recorder
 from trainer.resident import Held, hold
+from trainer.runs import read_model
 from trainer.schedule import Budget, lengths
 from trainer.systems import SYSTEMS
 from trainer.work import StageWork
@@ -123,9 +125,12 @@ class Run:
         return self._held[kind]
 
     def begin_from(self, start: Path) -> None:
-        """Takes the weights of another run to begin with."""
-        there = store.load(start)
-        self.carried, self.seen = there.weights(), int(there.meta["seen"])
+        """Takes the weights of another run, or of an exported model, to begin with."""
+        if start.is_dir():
+            there = store.load(start)
+            self.carried, self.seen = there.weights(), int(there.meta["seen"])
+        else:
+            self.carried = read_weights(read_model(start))
 
     def go_on(self) -> None:
         """Takes up the run's own checkpoint."""
@@ -177,7 +182,7 @@ def train(
         settings: how.
         place: of this process.
         resume: go on from the folder's checkpoint, if there is one.
-        start: another run whose weights are taken to begin with.
+        start: another run, an exported model or "default" whose weights are taken to begin with.
         interrupt: what asks for a checkpoint and an early end; None: nothing does.
 
     Returns:

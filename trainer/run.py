@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--epochs", type=float, help="so many times the number of prepared faces")
     length.add_argument("--minutes", type=float, help="so long; the schedule follows the clock")
     add("--resume", action="store_true", help="go on from the run's checkpoint, if there is one")
-    add("--start", type=Path, metavar="RUN", help="begin with the weights of another run")
+    add(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="begin with the weights of another run, of an exported .onnx file, or of the tool's own model (`default`)",
+    )
     add("--stage", action="append", default=[], metavar="NAME", help="train this stage only; may be repeated")
     add(
         "--set",

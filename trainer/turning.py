@@ -1,4 +1,4 @@
-"""Samples whose heads are turned further than they were photographed: few of them look far aside.
+"""Pictures whose heads are turned further than they were photographed: few of them look far aside.
 
 `heads` says where each pixel comes from. What a picture of a far turned head needs besides is made here: a background
 that is no streaks, and a mask that stands off the face.
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from trainer.augment import SIZE, Planes, stand_off
-from trainer.heads import Head, yaw_of
+from trainer.heads import Head, Turned, yaw_of
 from unmask_rt.align import Points
 
 MARGIN = 80
@@ -34,27 +34,28 @@ def turn(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> 
     """Turns the head further aside, and down or up, and aligns it anew; what was never photographed is not valid.
 
     Args:
-        planes: as for the jitters.
+        planes: as for the jitters, uint8[head.out, head.out(, 3)].
         mesh: float[478, 2], pixels of the crop.
         head: `wide_head`.
         rng: 6 to 34 degrees further the way it looks, 60 at most, or (`PROFILES`) into a profile, some of them before
             the mask's own colour (`CAMOUFLAGED`); down by 8 on average.
     """
     if rng.random() < PROFILES:
-        return _profile(planes, mesh, head, rng, CAMOUFLAGED)[0]
+        return into_profile(planes, mesh, head, rng, CAMOUFLAGED)[0]
+    return turn_further(planes, mesh, head, rng)[0]
+
+
+def turn_further(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> tuple[Planes, Turned]:
+    """As `turn`, by 6 to 34 degrees, 60 at most; with what was done."""
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
     further = float(np.clip(rng.uniform(6, 34), 0, max(60 - abs(yaw), 4)))
-    return _turned(planes, mesh, head, _way(yaw, rng) * further, rng)[0]
+    return _turned(planes, mesh, head, _way(yaw, rng) * further, rng, 0.0)
 
 
-def into_profile(planes: Planes, mesh: Points, head: Head, rng: np.random.Generator) -> tuple[Planes, Points]:
-    """As `turn`, until the head looks 50 to 78 degrees aside; the mesh with it, pixels of the new crop."""
-    return _profile(planes, mesh, head, rng, 0.0)
-
-
-def _profile(
-    planes: Planes, mesh: Points, head: Head, rng: np.random.Generator, camouflaged: float
-) -> tuple[Planes, Points]:
+def into_profile(
+    planes: Planes, mesh: Points, head: Head, rng: np.random.Generator, camouflaged: float = 0.0
+) -> tuple[Planes, Turned]:
+    """As `turn`, until the head looks 50 to 78 degrees aside; with what was done."""
     yaw = yaw_of(np.asarray(mesh, np.float32), head.shape)
     further = _way(yaw, rng) * max(float(rng.uniform(50, 78)) - abs(yaw), 4)
     return _turned(planes, mesh, head, further, rng, camouflaged)
@@ -65,13 +66,14 @@ def _way(yaw: float, rng: np.random.Generator) -> float:
 
 
 def _turned(
-    planes: Planes, mesh: Points, head: Head, further: float, rng: np.random.Generator, camouflaged: float = 0.0
-) -> tuple[Planes, Points]:
+    planes: Planes, mesh: Points, head: Head, further: float, rng: np.random.Generator, camouflaged: float
+) -> tuple[Planes, Turned]:
     """Turns a head by ``further`` degrees to the picture's right, and by some down or up."""
     pitch = float(np.clip(rng.normal(8, 11), -20, 32))
-    turned = head.turned(np.asarray(mesh, np.float32) + MARGIN, further, pitch)
+    margin = (head.size - head.out) / 2
+    turned = head.turned(np.asarray(mesh, np.float32) + np.float32(margin), further, pitch)
     masked, truth, alpha, valid = planes
-    where = turned.map_x - MARGIN, turned.map_y - MARGIN
+    where = turned.map_x - np.float32(margin), turned.map_y - np.float32(margin)
     masked, truth, alpha = (
         np.asarray(cv2.remap(p, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
         for p in (masked, truth, alpha)
@@ -86,15 +88,15 @@ def _turned(
             masked, alpha = tent(masked, alpha, turned.yaw, rng)
         if camouflaged and rng.random() < camouflaged:
             masked, truth = camouflage(masked, truth, alpha, ~turned.head, rng)
-    return (masked, truth, alpha, valid), turned.mesh
+    return (masked, truth, alpha, valid), turned
 
 
 def tent(masked: np.ndarray, alpha: np.ndarray, way: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A mask as a profile wears it: it spans nose and chin, and stands off the lips, where drawn ones cling to them.
 
     Args:
-        masked: uint8[256, 256, 3], an aligned crop.
-        alpha: uint8[256, 256], the coverage of the mask in it.
+        masked: uint8[S, S, 3], an aligned crop.
+        alpha: uint8[S, S], the coverage of the mask in it.
         way: as a yaw, above 0 where the nose points to the picture's right, below 0 to its left.
         rng: of how far it stands off.
     """
@@ -120,9 +122,9 @@ def camouflage(
     """What is behind the head in nearly the mask's colour.
 
     Args:
-        masked, truth: uint8[256, 256, 3], an aligned crop with the mask and without.
-        alpha: uint8[256, 256], the coverage of the mask.
-        background: bool[256, 256], what is behind the head.
+        masked, truth: uint8[S, S, 3], an aligned crop with the mask and without.
+        alpha: uint8[S, S], the coverage of the mask.
+        background: bool[S, S], what is behind the head.
         rng: of how nearly.
     """
     if not (alpha > 127).any():

@@ -3,11 +3,12 @@
     python -m trainer.aligner.evaluate runs/data --loose runs/loose            # the bundled one
     python -m trainer.aligner.evaluate runs/data --loose runs/loose --model mine.onnx --faces 200
 
-Errors are distances to the mesh on the bare face, in % of the distance of its outer eye corners. The aligner is told
+Errors are distances to the mesh on the bare face, in % of the distance of its outer eye corners (of a profile's from
+the front, about). The aligner is told
 where the face is as badly as CenterFace's eyes tell it, and then, as in the tool, looks once more where it found it;
 the mesh looks at the same pictures as the tool lets it, and is counted where it finds the face. Turned faces are those
-of 20 degrees and more; few of them are beyond 40, so heads turned further by drawing (`trainer.aligner.turn`) are told
-apart.
+of 20 degrees and more; few of them are beyond 40, so heads turned further by drawing (`trainer.aligner.turn`), some of
+them into profiles, are told apart.
 """
 
 from __future__ import annotations
@@ -23,22 +24,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.aligner.augment import blend, nothing, shoot
-from trainer.aligner.data import SIZE, ZOOM
-from trainer.aligner.samples import UNCLEAR, Samples, compose_half
+from trainer.aligner.data import SIZE
+from trainer.aligner.samples import HALF_TO_CROP, UNCLEAR, Samples
+from trainer.aligner.turn import Turner
 from trainer.bank import NAMES
-from trainer.heads import Head, grown
+from trainer.heads import PROFILE, grown
 from unmask_rt import models
-from unmask_rt.align import Image, Points, apply
+from unmask_rt.align import Image, Points, apply, compose
 from unmask_rt.faces.aligner import Aligner
 from unmask_rt.faces.look import ZOOMS, mesh_inside
 from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.faces.motion import OneEuro
-from unmask_rt.faces.pose import Pose, anchors_of, pose_of, side_of, to_picture
+from unmask_rt.faces.pose import Pose, anchors_of, pose_of, profile_pose, side_of, to_picture
 
 TURNED = 20.0
 LARGER = 2
 """How much the loose crops are enlarged: faces as they come in 720p video."""
 EYES, BRIDGE = slice(0, 4), slice(4, 6)
+GROUPS = ("frontal", "turned", "drawn", "profile")
+APART = 1.7
+"""From the front the outer eye corners are so many times as far apart as eyes and nose tip are in profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Case:
         yaw: degrees.
         masked: a mask is worn.
         clear: False where it is not plain whether one is.
-        group: "frontal", "turned" or "drawn".
+        group: one of `GROUPS`.
     """
 
     rgb: Image
@@ -63,27 +68,24 @@ class Case:
 
 
 def cases(data: Path, loose: Path, count: int, seed: int = 1) -> list[Case]:
-    """Faces of the test split, each bare and masked, then each turned further by drawing."""
+    """Faces of the test split as they are, then turned further by drawing, then in profile, each bare and masked."""
     rng = np.random.default_rng(seed)
-    samples = Samples(data, loose, "test", seed)
+    samples, turner = Samples(data, loose, "test", seed), Turner(data, loose)
     arrays = samples.open()
-    meshes = np.load(data / "mesh.npy", mmap_mode="r")
-    head = Head(np.load(loose / "shape.npy"), SIZE, ZOOM)
     found = []
     for row in rng.permutation(samples.rows)[:count]:
         picture, points, yaw = np.asarray(arrays["loose"][row]), arrays["points"][row], float(samples.yaw[row])
-        place = compose_half(np.eye(2, 3), arrays["to_loose"][row])
+        place = compose(arrays["to_loose"][row].astype(np.float64), HALF_TO_CROP)
         mask = cv2.warpAffine(np.asarray(arrays["masks"][0, row]), place, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
         clear = NAMES[arrays["family"][0, row]] not in UNCLEAR
-        pair = picture, blend(picture, mask[..., :3], mask[..., 3])
-        mesh = apply(arrays["to_loose"][row], np.asarray(meshes[row], np.float32))
-        way = (np.sign(yaw) or 1.0) * rng.uniform(15, 40)
-        turned = head.turned(mesh, float(way), float(rng.normal(0, 8)))
-        for k, face in enumerate(pair):
-            group = "turned" if abs(yaw) >= TURNED else "frontal"
-            found.append(_case(face, points, yaw, bool(k), clear, group))
-            further = cv2.remap(face, turned.map_x, turned.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            found.append(_case(np.asarray(further), turned.points, turned.yaw, bool(k), clear, "drawn"))
+        group = "turned" if abs(yaw) >= TURNED else "frontal"
+        for masked, face in enumerate((picture, blend(picture, mask[..., :3], mask[..., 3]))):
+            found.append(_case(face, points, yaw, bool(masked), clear, group))
+        for profiles in (0.0, 1.0):
+            drawn = turner(row, 0, rng, profiles)
+            group = "profile" if abs(drawn.yaw) > PROFILE else "drawn"
+            for masked, face in enumerate((drawn.bare, drawn.masked)):
+                found.append(_case(face, drawn.points, drawn.yaw, bool(masked), clear, group))
     return found
 
 
@@ -95,18 +97,25 @@ def _case(picture: Image, points: Points, yaw: float, masked: bool, clear: bool,
 
 def expected(case: Case, rng: np.random.Generator) -> Pose:
     """The case's pose as a finder has it: 3 % of the side off, 10 % in size, 6 degrees."""
-    pose = pose_of(case.points[:6])
-    pose[2] += np.log(float(grown(case.yaw)))
+    if abs(case.yaw) > PROFILE:
+        pose = profile_pose(case.points[:6], case.points[6], case.yaw)
+    else:
+        pose = pose_of(case.points[:6])
+        pose[2] += np.log(float(grown(case.yaw)))
     pose[:2] += rng.normal(0, 0.03, 2) * side_of(pose)
     pose[2:4] += rng.normal(0, 0.1, 2)
     pose[4:] = 0
     return pose
 
 
-def errors(anchors: Points, truth: Points) -> NDArray[np.float64]:
-    """Distances in % of the true distance of the outer eye corners, float64[K]."""
-    apart = float(np.linalg.norm(truth[3] - truth[0]))
-    return np.linalg.norm(np.asarray(anchors, np.float64) - truth[: len(anchors)], axis=1) / apart * 100
+def errors(points: Points, case: Case) -> NDArray[np.float64]:
+    """Distances of the first K points to the true ones in % of the eyes' distance, float64[K]."""
+    truth = case.points
+    if case.group == "profile":
+        apart = APART * float(np.linalg.norm(truth[6] - truth[:4].mean(axis=0)))
+    else:
+        apart = float(np.linalg.norm(truth[3] - truth[0]))
+    return np.linalg.norm(np.asarray(points, np.float64) - truth[: len(points)], axis=1) / apart * 100
 
 
 def accuracy(aligner: Aligner, mesh: FaceMesh, all_cases: Sequence[Case], mesh_share: float) -> None:
@@ -115,7 +124,7 @@ def accuracy(aligner: Aligner, mesh: FaceMesh, all_cases: Sequence[Case], mesh_s
     print(
         f"{'':18}{'faces':>6}{'found':>7}{'sure':>6} | eyes median   p90 | bridge median   p90 | nose median | yaw off"
     )
-    for group in ("frontal", "turned", "drawn"):
+    for group in GROUPS:
         for masked in (False, True):
             chosen = [c for c in all_cases if c.group == group and c.masked == masked]
             if not chosen:
@@ -127,15 +136,15 @@ def accuracy(aligner: Aligner, mesh: FaceMesh, all_cases: Sequence[Case], mesh_s
                 first = aligner(case.rgb, told)
                 aligned = None if first is None else aligner(case.rgb, first.pose)
                 if aligned is not None:
-                    by_aligner.append(errors(aligned.anchors, case.points))
+                    by_aligner.append(errors(aligned.anchors, case))
                     sure.append(aligned.sure)
                     yaw.append(abs(aligned.yaw - case.yaw))
-                    nose.append(float(errors(np.vstack([aligned.anchors, aligned.nose]), case.points)[6]))
+                    nose.append(float(errors(np.vstack([aligned.anchors, aligned.nose]), case)[6]))
                 if rng.random() < mesh_share:
                     shown += 1
                     find = mesh_inside(mesh, case.rgb, told, ZOOMS)
                     if find is not None:
-                        by_mesh.append(errors(anchors_of(find.pose), case.points))
+                        by_mesh.append(errors(anchors_of(find.pose), case))
             name = f"{group} {'masked' if masked else 'bare'}"
             _line(name, len(chosen), by_aligner, float(np.mean(np.array(sure) > 0.5)), nose, yaw)
             _line("  mesh", shown, by_mesh)

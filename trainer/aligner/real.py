@@ -25,10 +25,10 @@ from trainer.aligner.network import CROP, AlignNet, Exported
 from trainer.aligner.network import ZOOM as INPUT_ZOOM
 from trainer.aligner.train import load_net
 from trainer.datasets import open_sources, read_members
-from trainer.heads import grown
+from trainer.heads import PROFILE
 from trainer.quality import decode
-from unmask_rt.align import Image, Points, apply, invert
-from unmask_rt.faces.aligner import quick_cut
+from unmask_rt.align import TEMPLATE, Image, Points, apply, invert
+from unmask_rt.faces.aligner import placed, quick_cut
 from unmask_rt.faces.centerface import CenterFace
 from unmask_rt.faces.look import STILL_SIDES, WINDOW, finder_find
 from unmask_rt.faces.mesh import FaceMesh
@@ -42,6 +42,8 @@ AGREED_FACE = 0.5
 """Mean ``sure`` of the views from which on it is a face."""
 NEAR_MESH = 0.07
 """Mean distance of the anchors up to which mesh and views mean the same, likewise."""
+EYES_APART = float(TEMPLATE[3, 0] - TEMPLATE[0, 0])
+"""The outer eye corners' distance in crop sides."""
 LEAST = 40
 """Canonical side in pixels from which on faces are taken."""
 
@@ -95,23 +97,22 @@ def agreed(net: AlignNet, rgb: Image, expected: Pose, rng: np.random.Generator) 
         mean = np.median(there, axis=0)
         if face[:, 0].mean() < (AGREED_FACE if spread else 0.2):
             return None
+        yaw = float(face[:, 1].mean())
         try:
-            pose = pose_of(mean[:6])
+            pose = placed(mean[:6].astype(np.float32), mean[6].astype(np.float32), yaw)
         except ValueError:
             return None
         if distance(pose, expected) > 0.5:
             return None
-        yaw = float(face[:, 1].mean())
-        pose[2] += np.log(float(grown(yaw)))
-    eyes = float(np.hypot(*(mean[3] - mean[0]))) * float(grown(yaw))
+    eyes = EYES_APART * side_of(pose)
     apart = np.sqrt(((there - mean) ** 2).sum(axis=2).mean(axis=0)) / max(eyes, 1e-3)
     return Labelled(mean.astype(np.float32), (apart < AGREED).astype(np.float32), yaw, float(face[:, 2].mean()))
 
 
 def with_mesh(mesh: FaceMesh, rgb: Image, label: Labelled) -> Labelled:
     """The label, drawn half way to the mesh's where the mesh sees the same face."""
-    pose = pose_of(label.points[:6])
-    eyes = max(float(np.hypot(*(label.points[3] - label.points[0]))), 1e-3)
+    pose = placed(label.points[:6], label.points[6], label.yaw)
+    eyes = EYES_APART * side_of(pose)
     for zoom in (2.0, 1.4):
         window = window_of(pose, WINDOW, zoom)
         for face in mesh(cut(rgb, window, WINDOW)):
@@ -128,7 +129,7 @@ def label_all(pictures: Path, run: Path, out: Path) -> int:
     cv2.setNumThreads(1)
     rng = np.random.default_rng(1)
     net, finder = load_net(run), CenterFace(load_finder_model())
-    kept: dict[str, list[object]] = {n: [] for n in ("loose", "points", "weight", "yaw", "corners", "masked")}
+    kept: dict[str, list[object]] = {n: [] for n in ("loose", "points", "weight", "yaw", "grown", "corners", "masked")}
     [source] = open_sources([pictures])
     with FaceMesh(load_face_model(), max_faces=1, video=False) as mesh:
         for _, data in read_members(source.path, source.members):
@@ -144,12 +145,15 @@ def label_all(pictures: Path, run: Path, out: Path) -> int:
                 if label is None or label.weight[:6].sum() < 4:
                     continue
                 label = with_mesh(mesh, rgb, label)
-                to_loose = window_of(pose_of(label.points[:6]), SIZE, ZOOM * float(grown(label.yaw)))
+                pose = placed(label.points[:6], label.points[6], label.yaw)
+                size = 1.0 if abs(label.yaw) > PROFILE else side_of(pose) / side_of(pose_of(label.points[:6]))
+                to_loose = window_of(pose, SIZE, ZOOM)
                 edges = [[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]]
                 kept["loose"].append(cut(rgb, to_loose, SIZE))
                 kept["points"].append(apply(to_loose, label.points))
                 kept["weight"].append(label.weight)
                 kept["yaw"].append(np.float32(label.yaw))
+                kept["grown"].append(np.float32(size))
                 kept["corners"].append(apply(to_loose, np.array(edges, np.float32)))
                 kept["masked"].append(np.array([1.0, float(label.masked > 0.6)], np.float32))
     if not kept["yaw"]:
@@ -178,7 +182,7 @@ def sheet(out: Path, columns: int = 20, most: int = 400) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="folder or tar of people wearing masks")
-    parser.add_argument("--run", type=Path, required=True, help="a trained aligner's")
+    parser.add_argument("--run", type=Path, required=True, help="a trained aligner's, or its exported .onnx file")
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
     print(f"{label_all(arguments.pictures, arguments.run, arguments.out)} faces in {arguments.out}")

@@ -19,7 +19,7 @@ from trainer.aligner.network import CROP
 from trainer.bank import NAMES
 from trainer.data import Numbers
 from trainer.heads import grown
-from unmask_rt.align import Affine, Image, apply
+from unmask_rt.align import Affine, Image, apply, compose
 from unmask_rt.errors import MissingError
 
 Sample = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -31,6 +31,8 @@ WEIGHTS = {"generated": 0.5, "scut": 0.6, "aaf": 1.0, "utk": 1.3, "utk-more": 1.
 UNCLEAR = ("chin", "held")
 """Families that leave the mouth free, or cover it with what is no mask worn: whether masked is not asked of them."""
 EYE_CORNERS = [0, 1, 2, 3]
+HALF_TO_CROP: Affine = np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]])
+"""Affine from the masks, at half the size, to the 256 px crop."""
 NEEDED = ("loose", "points", "to_loose", "corners", "masks", "family")
 
 
@@ -84,7 +86,7 @@ class Samples(Dataset[Sample]):
             cv2.setNumThreads(1)
             self.arrays = {n: np.load(self.loose / f"{n}.npy", mmap_mode="r") for n in NEEDED}
             for k, (folder, _) in enumerate(self.extra):
-                for name in ("loose", "points", "weight", "yaw", "corners", "masked"):
+                for name in ("loose", "points", "weight", "yaw", "grown", "corners", "masked"):
                     self.arrays[f"{name}-{k}"] = np.load(folder / f"{name}.npy", mmap_mode="r")
         return self.arrays
 
@@ -113,22 +115,23 @@ class Samples(Dataset[Sample]):
                 np.asarray(arrays[f"{n}-{chosen}"][row]) for n in ("loose", "points", "corners")
             )
             weight, yaw = np.array(arrays[f"weight-{chosen}"][row]), arrays[f"yaw-{chosen}"][row]
+            full = float(arrays[f"grown-{chosen}"][row])
             masked, certain = arrays[f"masked-{chosen}"][row]
             about = (1.0, float(yaw), float(masked), float(certain))
             bare = True
         else:
             picture, points, corners = (np.asarray(arrays[n][row]) for n in ("loose", "points", "corners"))
             weight, yaw = np.ones(7, np.float32), self.yaw[row]
+            full = float(grown(float(yaw)))
             variant = int(rng.integers(len(arrays["family"])))
             bare = rng.random() >= self.masked
             family = NAMES[arrays["family"][variant, row]]
             about = (1.0, float(yaw), float(not bare), float(bare or family not in UNCLEAR))
-        full = float(grown(float(yaw)))
         expected = 1 + (full - 1) * float(rng.random())
         matrix = view(off, SIZE, ZOOM * full, expected, mirror)
         crop = warped(picture, matrix, cv2.BORDER_REPLICATE)
         if not bare:
-            to_crop = compose_half(matrix, arrays["to_loose"][row])
+            to_crop = compose(matrix, compose(arrays["to_loose"][row].astype(np.float64), HALF_TO_CROP))
             mask = warped(arrays["masks"][variant, row], to_crop, cv2.BORDER_CONSTANT)
             crop = blend(crop, mask[..., :3], mask[..., 3])
         if rng.random() < 0.5:
@@ -146,13 +149,6 @@ class Samples(Dataset[Sample]):
             for _ in range(int(rng.integers(1, 3))):
                 crop = occlude(crop, points[EYE_CORNERS], mouth, rng)
         return shoot(crop, rng), points.astype(np.float32), weight, np.array(about, np.float32)
-
-
-def compose_half(matrix: Affine, to_loose: NDArray[np.float32]) -> Affine:
-    """Affine from a halved 256 px crop to the input."""
-    linear = matrix[:, :2] @ to_loose[:, :2].astype(np.float64)
-    shift = matrix[:, :2] @ to_loose[:, 2] + matrix[:, 2]
-    return np.hstack([2 * linear, (linear @ np.array([0.5, 0.5]) + shift)[:, None]])
 
 
 def warped(plane: Image, matrix: Affine, border: int) -> Image:

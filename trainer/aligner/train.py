@@ -5,7 +5,7 @@
 Losses: distance of the soft-argmax to the point, cross-entropy of the heatmap with a Gaussian of one cell, negative log
 likelihood of the distance under the expected error, cross-entropy of ``sure`` (whose target falls with the anchors'
 error) and ``masked``, distance of the yaw. What is kept is the moving average of the weights. ``--start`` begins with
-another run's weights, ``--resume`` goes on after a break.
+the weights of another run or of an exported aligner, ``--resume`` goes on after a break.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.aligner.augment import EYES
+from trainer.aligner.exported import measure, read_net
 from trainer.aligner.network import CELLS, STRIDE, YAW_UNIT, AlignNet, Raw, as_input
-from trainer.aligner.samples import Samples, batches
+from trainer.aligner.samples import Samples, batches, stacked
 from unmask_rt.errors import MissingError, UsageError
 
 RIGHT = 0.08
 """Mean error of the anchors, in distances of the eyes, at which ``sure`` is asked to be a half."""
+MEASURED = 1024
+"""Samples by which an exported aligner's normalisations are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +117,27 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_net(run: Path) -> AlignNet:
-    """The averaged network of a run, for use.
+    """The averaged network of a run, or that of an exported .onnx file, for use.
 
     Raises:
         MissingError: there is none.
+        ModelError: the file is no exported aligner.
     """
+    if run.suffix == ".onnx" and run.is_file():
+        return read_net(run.read_bytes())
     if not (run / "checkpoint.pt").is_file():
         raise MissingError(f"there is no checkpoint in {run}", "Train one: python -m trainer.aligner.train")
     net = AlignNet()
     net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["average"])
     return net.eval()
+
+
+def _begun(start: Path, samples: Samples, batch: int) -> AlignNet:
+    """The network of a run, or of an exported aligner, to be trained on."""
+    net = load_net(start)
+    if start.is_file():
+        measure(net, (stacked(samples, range(k, k + batch))[0] for k in range(0, MEASURED, batch)))
+    return net
 
 
 def train(
@@ -149,7 +163,8 @@ def train(
         raise UsageError(f"{run} holds a run already", "Give --resume to go on with it, or another folder.")
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    net = load_net(start) if start is not None else AlignNet()
+    samples = Samples(data, loose, "train", settings.seed, extra=extra)
+    net = AlignNet() if start is None else _begun(start, samples, settings.batch)
     net.train()
     shown = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3)
@@ -160,7 +175,6 @@ def train(
         shown.load_state_dict(stored["average"])
         optimizer.load_state_dict(stored["optimizer"])
         seen = int(stored["seen"])
-    samples = Samples(data, loose, "train", settings.seed, extra=extra)
     feed = batches(samples, settings.batch, seen, workers)
     saved = said = time.monotonic()
     said_at = seen
@@ -208,7 +222,7 @@ def main() -> None:
         "--extra", nargs=2, action="append", default=[], metavar=("FOLDER", "SHARE"), help="see trainer.aligner.samples"
     )
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="begin with this run's weights")
+    parser.add_argument("--start", type=Path, help="begin with the weights of this run, or of this exported .onnx file")
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2.5e-3)

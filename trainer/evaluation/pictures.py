@@ -188,7 +188,9 @@ class Drawer:
         if self._head is not None or self.draw.in_front:
             planes = masked, truth, (alpha * 255 + 0.5).astype(np.uint8), np.full(alpha.shape, 255, np.uint8)
             if self._head is not None:
-                planes, mesh = into_profile(planes, mesh, self._head, np.random.default_rng([self.draw.seed, row, 98]))
+                rng = np.random.default_rng([self.draw.seed, row, 98])
+                planes, turned = into_profile(planes, mesh, self._head, rng)
+                mesh = turned.mesh
             if self.draw.in_front:
                 planes = self._hidden(row, planes)
             masked, truth, cover, _ = planes

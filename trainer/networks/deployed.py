@@ -115,10 +115,44 @@ class Deployed(nn.Module):
         return (tall @ self.columns).reshape(-1, 48, self.side // 4, self.side // 4)
 
 
+def unfolded(stored: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The way back from `Deployed`: its parameters by name -> weights of `MapNet` and of `EditNet`.
+
+    What the inner network's picture and the outer one's detail share in their common bias is given to the picture.
+
+    Raises:
+        KeyError: a parameter is missing.
+    """
+    stored = dict(stored)
+    inside, outside = (stored.pop(name) * LEVELS for name in ("inner_stem", "outer_stem"))
+    stored["map_net.stem.weight"] = colour_first(stored.pop("map_stem"), 2, 1)
+    stored["edit_net.inner.stem.weight"] = torch.cat([colour_first(inside[:, :12], 2, 1), inside[:, 12:]], 1)
+    stored["edit_net.outer.stem.weight"] = torch.cat([colour_first(outside[:, :48], 4, 1), outside[:, 48:]], 1)
+    weight = colour_first(stored.pop("head_weight") / LEVELS, 4, 0)
+    bias = colour_first((stored.pop("head_bias") - LEVELS - 0.5) / LEVELS, 4, 0)
+    picture = weight[:, len(outside) :].unflatten(0, (3, 4, 4))[:, ::2, ::2].flatten(0, 2)
+    blocks = bias.reshape(3, 2, 2, 2, 2)  # colour, row and column of half the side, each twice
+    shared = blocks.mean((2, 4), keepdim=True)
+    stored["edit_net.inner.head.weight"], stored["edit_net.inner.head.bias"] = picture, shared.flatten()
+    stored["edit_net.outer.head.weight"] = weight[:, : len(outside)]
+    stored["edit_net.outer.head.bias"] = (blocks - shared).flatten()
+    found, edit = (
+        {name.removeprefix(part): value for name, value in stored.items() if name.startswith(part)}
+        for part in ("map_net.", "edit_net.")
+    )
+    return found, edit
+
+
 def colour_last(channels: Tensor, block: int, axis: int) -> Tensor:
     """Channels on an axis from the order of a pixel shuffle, (colour, row, column), to (row, column, colour)."""
     parts = channels.unflatten(axis, (3, block, block))
     return parts.movedim(axis, axis + 2).flatten(axis, axis + 2)
+
+
+def colour_first(channels: Tensor, block: int, axis: int) -> Tensor:
+    """The way back of `colour_last`."""
+    parts = channels.unflatten(axis, (block, block, 3))
+    return parts.movedim(axis + 2, axis).flatten(axis, axis + 2)
 
 
 def to_bytes(x: Tensor) -> Tensor:

@@ -39,10 +39,11 @@ NOISE = 0.02
 
 class Realtime(System):
     """Options: ``learning_rate``, ``discriminator_learning_rate``, ``betas`` and ``discriminator_betas``, ``backbone``
-    of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never), ``critic``
-    (width of the discriminators), ``loss`` with l1_hole, l1_rest, ssim, perceptual, face (features of a
-    network that knows faces, `faceres`), stability (these four are not computed if they weigh 0), adversarial and
-    matching; ``widths`` and ``map_widths`` of smaller networks.
+    of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never),
+    ``critics_first`` (share of the stage in which only the discriminators learn: new ones beside a generator that
+    draws already; 0 where there is none), ``critic`` (width of the discriminators), ``loss`` with l1_hole, l1_rest,
+    ssim, perceptual, face (features of a network that knows faces, `faceres`), stability (these four are not computed
+    if they weigh 0), adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
     """
 
     def __init__(self, options: dict[str, Any], size: int) -> None:
@@ -77,8 +78,9 @@ class Realtime(System):
         if self.options["loss"]["face"]:
             self.frozen["face"] = losses.Perceptual("faceres")
 
-    def phase(self, progress: float) -> bool:
-        return progress >= self.options["gan_from"]
+    def phase(self, progress: float) -> tuple[bool, bool]:
+        """Whether only the discriminators learn, and whether there are any."""
+        return progress < self.options.get("critics_first", 0.0), progress >= self.options["gan_from"]
 
     def hole(self, alpha: Tensor) -> Tensor:
         """The true hole, each by itself a little too wide or too narrow, as found maps are."""
@@ -95,11 +97,15 @@ class Realtime(System):
     def step(self, batch: Batch, progress: float) -> Figures:
         weights, edit = self.options["loss"], self.networks["generator"]
         assert isinstance(edit, EditNet)
+        critics_only, adversarial_half = self.phase(progress)
         x, truth, alpha, valid = batch.floats()
-        with self.autocast():
+        with self.autocast(), torch.set_grad_enabled(not critics_only):
             raw, composite, wide = (t.float() for t in complete(edit, x, self.hole(alpha)))
         composite = truth + (composite - truth) * valid
         seen, real, small = lower_face(composite), lower_face(truth), lower_face(wide * valid)
+        looks = {"discriminator": (seen, real, small), "whole": self.overview(composite, truth, wide * valid)}
+        if critics_only:
+            return {"critic": self.judge(looks)}
         halves = [F.avg_pool2d(t, 2) if t.shape[2] > 80 else t for t in (seen, real, small)]
         terms = {
             "l1_hole": losses.weighted_l1(raw, truth, wide * valid),
@@ -116,8 +122,7 @@ class Realtime(System):
         if weights["stability"]:
             terms["stability"] = self.unsteadiness(edit, x, alpha, raw, wide)
         figures: Figures = {}
-        if self.phase(progress):
-            looks = {"discriminator": (seen, real, small), "whole": self.overview(composite, truth, wide * valid)}
+        if adversarial_half:
             figures["critic"] = self.judge(looks)
             with self.untrained(*looks), self.autocast():
                 found = [

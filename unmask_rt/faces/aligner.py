@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from unmask_rt.align import Affine, Image, Points, apply, compose, corners, invert, scale_of
 from unmask_rt.errors import ModelError
-from unmask_rt.faces.pose import Pose, difference, distance, pose_of, side_of
+from unmask_rt.faces.pose import Pose, difference, distance, mixed, pose_of, profile_pose, side_of
 from unmask_rt.faces.window import window_of
 from unmask_rt.ort import ort
 
@@ -34,6 +34,8 @@ WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
 in place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
+PROFILE = 58.0, 66.0
+"""Degrees up to which the anchors place a head, and from which eyes and nose tip place it as a profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,30 @@ class Aligned:
 
     @property
     def pose(self) -> Pose:
-        """The anchors' pose, as large as a turned head needs it (as `faces.look.mesh_find` has it)."""
-        pose = pose_of(self.anchors)
-        turned = 1 / max(math.cos(math.radians(self.yaw)), 0.1)
-        pose[2] += math.log(min(max(1.0, turned / TURN_ALLOWED), MOST_TURNED))
+        """Where the tool cuts the crop (`placed`)."""
+        return placed(self.anchors, self.nose, self.yaw)
+
+
+def placed(anchors: Points, nose: NDArray[np.float32], yaw: float) -> Pose:
+    """The pose of a head turned by ``yaw`` degrees: that of its anchors, as large as a turned head needs it (as
+    `faces.look.mesh_find` has it); of a profile, whose eyes say little, `profile_pose`; between the two of both.
+
+    Args:
+        anchors: float32[6, 2], pixels.
+        nose: float32[2], the nose tip.
+        yaw: positive towards the picture's right.
+
+    Raises:
+        ValueError: the points coincide.
+    """
+    turned = abs(yaw)
+    if turned >= PROFILE[1]:
+        return profile_pose(anchors, nose, yaw)
+    pose = pose_of(anchors)
+    pose[2] += math.log(min(max(1.0, 1 / math.cos(math.radians(turned)) / TURN_ALLOWED), MOST_TURNED))
+    if turned <= PROFILE[0]:
         return pose
+    return mixed(pose, profile_pose(anchors, nose, yaw), (turned - PROFILE[0]) / (PROFILE[1] - PROFILE[0]))
 
 
 class Aligner:
