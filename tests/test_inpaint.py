@@ -15,7 +15,7 @@ from tests.fakes import ANCHORS, FakeEngine, face_at, turned, worn_map
 from unmask_rt import align, blend, orient
 from unmask_rt.frames import Frame, Mode, Packet, Patch
 from unmask_rt.gate import Gate
-from unmask_rt.inpaint import LARGER, TIGHT, InpaintStage, leaving
+from unmask_rt.inpaint import LARGER, LEAVES, TIGHT, InpaintStage, leaving
 from unmask_rt.sources.arrays import frame_of
 
 
@@ -152,6 +152,14 @@ def wearing(astronaut: NDArray[np.uint8], low: float) -> NDArray[np.uint8]:
     return out
 
 
+def strapped(astronaut: NDArray[np.uint8], end: float) -> NDArray[np.uint8]:
+    """A mask that fits the crop, with a strap to the left that ends at this share of the crop's side."""
+    ends = align.apply(align.invert(align.crop_transform(ANCHORS, 100)), np.float32([[30, 60], [100 * end, 55]]))
+    out = wearing(astronaut, 0.85)
+    cv2.line(out, *(tuple(int(v) for v in np.round(point)) for point in ends), (20, 30, 220), 7)
+    return out
+
+
 def patch_of(stage: InpaintStage, frame: Frame, track: int = 1, *, cut: bool = False) -> Patch:
     (packet,) = stage(Packet(frame, faces=(face_at(ANCHORS, track),), cut=cut))
     (patch,) = packet.patches
@@ -191,6 +199,15 @@ def test_a_mask_that_fits_costs_one_call(astronaut: NDArray[np.uint8], mode: Mod
     engine = Hanging(worn_map(128))
     patch = patch_of(InpaintStage(engine, mode), frame_of(wearing(astronaut, 0.85)))
     assert len(engine.crops) == 1 and patch.score == 1.0 and patch.grown == 1.0
+
+
+@pytest.mark.parametrize("mode", ["still", "file"])
+def test_a_strap_comes_off_to_its_end_unless_it_goes_around_the_head(astronaut: NDArray[np.uint8], mode: Mode) -> None:
+    for end, grown in ((-0.04, LARGER), (-0.6, 1.0)):
+        frame = frame_of(strapped(astronaut, end))
+        patch = patch_of(InpaintStage(Hanging(worn_map(128)), mode), frame)
+        assert patch.grown == grown
+        assert leaving(frame, patch, TIGHT) == 0 if grown == LARGER else 0 < leaving(frame, patch, TIGHT) < LEAVES
 
 
 def test_what_never_ends_is_not_cut_larger_for_nothing(astronaut: NDArray[np.uint8]) -> None:

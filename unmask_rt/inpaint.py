@@ -24,10 +24,12 @@ LEAST_SEEN = 0.5
 """Share of mouth and chin that has to be in the picture for the map alone to be believed."""
 PARTLY = 0.15
 """Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
-LEAVES = 0.12
-"""Share of the lower end of a crop, or of the lower two thirds of a side, that a mask may cover: straps do."""
+LEAVES, STRAP = 0.12, 0.015
+"""Share of the lower end of a crop, or of the lower two thirds of a side, up to which a strap covers it and no mask, and
+below which nothing does."""
 LARGER = 1.2
-"""How much larger a crop is cut at most that a mask leaves: what leaves this one too is clothes of its colour."""
+"""How much larger a crop is cut at most that a mask or its straps leave: a mask that leaves this one too is clothes of
+its colour, and straps that do go around the head."""
 GROWTH_A_S, SHRINKING_A_S = 1.6, 0.85
 """In video it grows and shrinks by these factors a second, so that the face does not jump."""
 TIGHT, ROOMY = 0.035, 0.12
@@ -59,7 +61,7 @@ def _in_picture(frame: Frame, transform: Affine, points: NDArray[Any]) -> NDArra
 
 
 def leaving(frame: Frame, patch: Patch, inset: float) -> float:
-    """Largest share 0..1 of a crop's lower end, or of the lower two thirds of a side, that the mask covers.
+    """Largest share 0..1 of a crop's lower end, or of the lower two thirds of a side, that the mask covers; 0 for none.
 
     Outside the picture a crop repeats its border, and next to the face other people wear masks: neither counts.
 
@@ -70,16 +72,16 @@ def leaving(frame: Frame, patch: Patch, inset: float) -> float:
     """
     size = len(patch.map)
     first, last, end = inset * size / 2, size - 1 - inset * size / 2, size - 1 - inset * size
-    along, low = np.linspace(first, last, 32), np.linspace(size / 3, end, 32)
-    lines = [(along, np.full(32, end)), (np.full(32, first), low), (np.full(32, last), low)]
-    points = np.round([np.stack(line, axis=1) for line in lines]).astype(np.int32)  # (3, 32, 2)
+    along, low = np.linspace(first, last, 128), np.linspace(size / 3, end, 128)
+    lines = [(along, np.full(128, end)), (np.full(128, first), low), (np.full(128, last), low)]
+    points = np.round([np.stack(line, axis=1) for line in lines]).astype(np.int32)  # (3, 128, 2)
     columns, rows = points[..., 0], points[..., 1]
-    if (patch.map[rows, columns] >= blend.MAP_THRESHOLD).mean(axis=1).max() <= LEAVES:
+    if (patch.map[rows, columns] >= blend.MAP_THRESHOLD).mean(axis=1).max() < STRAP:
         return 0.0
-    inside = _in_picture(frame, patch.transform, points.reshape(-1, 2)).reshape(3, 32)
+    inside = _in_picture(frame, patch.transform, points.reshape(-1, 2)).reshape(3, 128)
     worn = blend.worn_mask(patch.map, patch.grown)[rows, columns] > 0
     share = float((worn & inside).mean(axis=1).max())
-    return share if share > LEAVES else 0.0
+    return share if share >= STRAP else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,15 @@ class InpaintStage:
         return Patch(face, transform, crop, completed[0], mask_map[0], score, grown=factor)
 
     def _wide_enough(self, frame: Frame, patch: Patch) -> Patch:
-        """The patch, or that of a larger crop which the mask does not leave; the gate's score is that of the first."""
-        if patch.score < OFF or leaving(frame, patch, TIGHT) == 0:
+        """The patch, or that of a larger crop which the mask does not leave, nor its straps if they alone leave the
+        first; the gate's score is that of the first."""
+        leaves = leaving(frame, patch, TIGHT)
+        if patch.score < OFF or leaves == 0:
             return patch
         larger = self._complete(frame, patch.face, LARGER)
-        if larger is None or larger.score < min(patch.score, ON) or leaving(frame, larger, TIGHT) > 0:
+        if larger is None or larger.score < min(patch.score, ON):
+            return patch
+        if leaving(frame, larger, TIGHT) > (LEAVES if leaves > LEAVES else 0):
             return patch
         return replace(larger, score=patch.score)
 
