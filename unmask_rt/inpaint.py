@@ -25,8 +25,8 @@ LEAST_SEEN = 0.5
 PARTLY = 0.15
 """Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
 LEAVES, STRAP = 0.12, 0.015
-"""Share of the lower end of a crop, or of the lower two thirds of a side, up to which a strap covers it and no mask, and
-below which nothing does."""
+"""Share of the lower end of a crop, or of the lower two thirds of a side, up to which a strap covers it and no mask,
+and below which nothing does."""
 LARGER = 1.2
 """How much larger a crop is cut at most that a mask or its straps leave: a mask that leaves this one too is clothes of
 its colour, and straps that do go around the head."""
