@@ -25,7 +25,7 @@ LEAST_SEEN = 0.5
 PARTLY = 0.15
 """Share of where masks are worn (`blend.worn_share`) that has to be mask where the aligner is sure of one."""
 LEAVES, STRAP = 0.12, 0.015
-"""Share of the lower end of a crop, or of the lower two thirds of a side, up to which a strap covers it and no mask,
+"""Share of the lower end of a crop, or of the lower four fifths of a side, up to which a strap covers it and no mask,
 and below which nothing does."""
 LARGER = 1.2
 """How much larger a crop is cut at most that a mask or its straps leave: a mask that leaves this one too is clothes of
@@ -61,7 +61,7 @@ def _in_picture(frame: Frame, transform: Affine, points: NDArray[Any]) -> NDArra
 
 
 def leaving(frame: Frame, patch: Patch, inset: float) -> float:
-    """Largest share 0..1 of a crop's lower end, or of the lower two thirds of a side, that the mask covers; 0 for none.
+    """Largest share 0..1 of a crop's lower end, or of the lower four fifths of a side, that the mask covers; 0 for none.
 
     Outside the picture a crop repeats its border, and next to the face other people wear masks: neither counts.
 
@@ -72,7 +72,7 @@ def leaving(frame: Frame, patch: Patch, inset: float) -> float:
     """
     size = len(patch.map)
     first, last, end = inset * size / 2, size - 1 - inset * size / 2, size - 1 - inset * size
-    along, low = np.linspace(first, last, 128), np.linspace(size / 3, end, 128)
+    along, low = np.linspace(first, last, 128), np.linspace(size / 5, end, 128)
     lines = [(along, np.full(128, end)), (np.full(128, first), low), (np.full(128, last), low)]
     points = np.round([np.stack(line, axis=1) for line in lines]).astype(np.int32)  # (3, 128, 2)
     columns, rows = points[..., 0], points[..., 1]

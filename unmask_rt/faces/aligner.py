@@ -32,9 +32,10 @@ where it was found: the network is most exact in the middle of its crop."""
 WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
 """How many windows are remembered at least, and how far off one a face may be expected and still be looked through it:
 in place (canonical sides), in size (logarithm) and roll (radians)."""
-TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
-"""As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows."""
-PROFILE = 58.0, 66.0
+TURN_ALLOWED, MOST_TURNED = 1.12, 1.5
+"""As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows; no
+further than in training (`trainer.heads.MAX_GROWN`)."""
+PROFILE = 54.0, 66.0
 """Degrees up to which the anchors place a head, and from which eyes and nose tip place it as a profile."""
 
 
