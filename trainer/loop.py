@@ -25,14 +25,12 @@ from torch.utils.data import Dataset
 from trainer import checkpoint as store
 from trainer.checkpoint import Checkpoint
 from trainer.data import Faces, Sample
-from trainer.exported import read_weights
 from trainer.interrupt import Interrupt
 from trainer.pairs import Pairs, is_pairs
 from trainer.preset import Preset, Stage, to_toml
 from trainer.processes import Place
 from trainer.record import Recorder
 from trainer.resident import Held, hold
-from trainer.runs import read_model
 from trainer.schedule import Budget, lengths
 from trainer.systems import SYSTEMS
 from trainer.work import StageWork
@@ -130,6 +128,9 @@ class Run:
             there = store.load(start)
             self.carried, self.seen = there.weights(), int(there.meta["seen"])
         else:
+            from trainer.exported import read_weights  # these need onnx and onnxruntime, which training does not
+            from trainer.runs import read_model
+
             self.carried = read_weights(read_model(start))
 
     def go_on(self) -> None:

@@ -61,7 +61,7 @@ def _in_picture(frame: Frame, transform: Affine, points: NDArray[Any]) -> NDArra
 
 
 def leaving(frame: Frame, patch: Patch, inset: float) -> float:
-    """Largest share 0..1 of a crop's lower end, or of the lower four fifths of a side, that the mask covers; 0 for none.
+    """Largest share 0..1 of a crop's lower end, or of the lower four fifths of a side, that the mask covers, or 0.
 
     Outside the picture a crop repeats its border, and next to the face other people wear masks: neither counts.
 

@@ -26,8 +26,8 @@ _EYES_TO_NOSE = math.radians(43.5)
 """How far below the horizontal the nose tip of a profile lies, seen from its eyes: of the mean head, 62 to 80 degrees
 aside, 10 down to 20 up."""
 _PROFILE_SIDE, _PROFILE_BACK = 4.2, 0.20
-"""Side of a profile's crop, and how far behind its eyes the crop's middle lies, in distances of eyes and nose tip. Of the
-mean head the first is 3.68 (`align.PROFILE_HIGH`, as in training); real masks stand off further than drawn ones."""
+"""Side of a profile's crop, and how far behind its eyes the crop's middle lies, in distances of eyes and nose tip. Of
+the mean head the first is 3.68 (`align.PROFILE_HIGH`, as in training); real masks stand off further than drawn ones."""
 
 
 def pose_of(anchors: Points) -> Pose:
