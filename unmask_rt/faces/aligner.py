@@ -35,7 +35,7 @@ in place (canonical sides), in size (logarithm) and roll (radians)."""
 TURN_ALLOWED, MOST_TURNED = 1.12, 1.5
 """As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows; no
 further than in training (`trainer.heads.MAX_GROWN`)."""
-PROFILE = 54.0, 66.0
+PROFILE = 50.0, 62.0
 """Degrees up to which the anchors place a head, and from which eyes and nose tip place it as a profile."""
 
 
