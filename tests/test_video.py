@@ -14,6 +14,7 @@ from unmask_rt import sample
 from unmask_rt.align import MESH_ANCHORS, Image
 from unmask_rt.faces.look import grey_of
 from unmask_rt.faces.pose import Find, difference, distance, pose_of
+from unmask_rt.faces.sight import Sight
 from unmask_rt.faces.video import DOUBT, MESH_FRAMES, VideoLooker
 
 
@@ -71,3 +72,22 @@ def test_a_face_does_not_tilt_at_once_unless_the_aligner_is_sure(
     assert (sight.find.found_by == "aligner") == follows, "else flow and the finder have a say"
     turned = abs(difference(sight.find.pose, upright)[3])
     assert turned == pytest.approx(math.radians(degrees) if follows else 0, abs=math.radians(4))
+
+
+@pytest.mark.parametrize(("sure", "follows"), [(0.8, False), (0.9, True)])
+def test_a_weak_look_of_the_finder_needs_an_aligner_that_is_sure(
+    sure: float, follows: bool, masked_astronaut: Image, face_models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neck above a gown looks like a masked face, a little, to both."""
+    pose = pose_of(sample.astronaut_mesh()[list(MESH_ANCHORS)])
+    weak = Find(pose, "finder", 0.45)
+    monkeypatch.setattr(module, "align_find", lambda *_: Find(pose, "aligner", sure))
+    monkeypatch.setattr(module, "mesh_inside", lambda *_: None)
+    with closing(VideoLooker(face_models.face, face_models.finder, face_models.aligner, 1, live=False)) as looker:
+        track = looker.tracker.begin(weak, 0.0, sure=False, visible={})
+        assert track is not None
+        looker._visible = {track.id: Sight(weak)}
+        looker._idle_frames = -99  # the finder does not look again
+        for k in range(1, 4):
+            looker(masked_astronaut, grey_of(masked_astronaut), k / 30, 20.0)
+        assert (track.id in looker.tracker.confirmed) == follows

@@ -48,7 +48,8 @@ ASTRAY, OFF = 0.25, 0.08
 """`distance` of a track from what the finder, and (where the aligner is in doubt) the mesh sees, from which it is put
 right."""
 DENIED, CLEARLY = 3, 0.85
-"""So many looks of the finder in a row that see nothing end a track, unless the aligner is that sure of it."""
+"""So many looks of the finder in a row that see nothing end a track, unless the aligner is that sure of it; as sure it
+has to be of a face that rests on one weak look of the finder, which may be a neck above a gown."""
 
 
 class VideoLooker:
@@ -138,6 +139,8 @@ class VideoLooker:
         expected = track.expected(now.time_s)
         flowed = self._flowed(now, last) if last.found_by == "flow" else None
         enough = KEEP if last.found_by in SEEN_BY else TAKE
+        if i not in self.tracker.confirmed:
+            enough = CLEARLY
         find = self._step(now, expected if flowed is None else flowed, enough)
         if find is None:
             flowed = flowed if flowed is not None or last.found_by == "flow" else self._flowed(now, last)
