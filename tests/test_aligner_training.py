@@ -22,6 +22,7 @@ from trainer.aligner import augment, data, evaluate, export, exported, network, 
 from trainer.aligner.data import POINTS
 from unmask_rt import models, sample
 from unmask_rt.align import MESH_ANCHORS, TEMPLATE, apply, invert
+from unmask_rt.align import PROFILE as PROFILE_FROM
 from unmask_rt.errors import MissingError, ModelError, UsageError
 from unmask_rt.faces.aligner import PROFILE, Aligned, Aligner
 from unmask_rt.faces.look import WINDOW
@@ -288,6 +289,7 @@ def test_a_label_is_drawn_half_way_to_the_mesh_of_the_same_face() -> None:
 def test_the_cases_of_evaluation_are_true(tiny_set: TinySet, loose: Path) -> None:
     found = evaluate.cases(tiny_set.data, loose, 1)
     assert [c.masked for c in found] == [False, True] * 3 and {c.group for c in found[2:]} <= {"drawn", "profile"}
+    assert all((c.group == "profile") == (abs(c.yaw) > PROFILE_FROM) for c in found) and found[2].yaw != found[0].yaw
     for case in found:
         assert evaluate.errors(case.points[:6], case).max() == 0
         assert case.rgb.shape == (2 * data.SIZE, 2 * data.SIZE, 3)

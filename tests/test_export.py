@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,15 @@ def test_other_models_cannot_be_trained_on(path: Path) -> None:
         read_weights(path.read_bytes())  # of the same networks, but not in the form in which they are deployed
     with pytest.raises(ModelError, match="no ONNX file"):
         read_weights(b"something else")
+
+
+def test_the_tools_own_model_can_be_trained_on(crops: np.ndarray) -> None:
+    model, _ = models.load_unmask_model(None)
+    weights = read_weights(model)
+    again = Unmask(MapNet(), EditNet()).eval()
+    again.map_net.load_state_dict(weights["map"])
+    again.edit_net.load_state_dict(weights["generator"])
+    engine = open_engine("onnxruntime", model, precision="fp32")
+    with closing(engine), torch.inference_mode():
+        for found, wanted in zip(again(torch.from_numpy(crops[:1])), engine(crops[:1]), strict=True):
+            assert np.abs(found.numpy().astype(int) - wanted).max() <= 2

@@ -9,9 +9,9 @@ import pytest
 from tests.training_media import crop_mesh, head_shape
 from trainer import turning
 from trainer.augment import SIZE
-from trainer.heads import PROFILE, yaw_of
+from trainer.heads import yaw_of
 from trainer.turning import MARGIN, into_profile, tent, turn, wide_head
-from unmask_rt.align import MESH_ANCHORS, TEMPLATE
+from unmask_rt.align import MESH_ANCHORS, PROFILE, TEMPLATE
 
 SKIN = (200, 150, 120)
 

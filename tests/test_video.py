@@ -74,9 +74,10 @@ def test_a_face_does_not_tilt_at_once_unless_the_aligner_is_sure(
     assert turned == pytest.approx(math.radians(degrees) if follows else 0, abs=math.radians(4))
 
 
+@pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize(("sure", "follows"), [(0.8, False), (0.9, True)])
 def test_a_weak_look_of_the_finder_needs_an_aligner_that_is_sure(
-    sure: float, follows: bool, masked_astronaut: Image, face_models: Any, monkeypatch: pytest.MonkeyPatch
+    sure: float, follows: bool, looks: bool, masked_astronaut: Image, face_models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A neck above a gown looks like a masked face, a little, to both."""
     pose = pose_of(sample.astronaut_mesh()[list(MESH_ANCHORS)])
@@ -87,7 +88,9 @@ def test_a_weak_look_of_the_finder_needs_an_aligner_that_is_sure(
         track = looker.tracker.begin(weak, 0.0, sure=False, visible={})
         assert track is not None
         looker._visible = {track.id: Sight(weak)}
-        looker._idle_frames = -99  # the finder does not look again
+        monkeypatch.setattr(module, "finder_find", lambda face: weak)
+        monkeypatch.setattr(module, "is_face", lambda *_: False)
+        looker._idle_frames = 99 if looks else -99  # whether the finder looks again, and sees as little
         for k in range(1, 4):
             looker(masked_astronaut, grey_of(masked_astronaut), k / 30, 20.0)
         assert (track.id in looker.tracker.confirmed) == follows

@@ -7,6 +7,7 @@ Weights stored in FP16 come back as such. Discriminators are not in it.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -29,18 +30,19 @@ def read_weights(model: bytes) -> dict[str, State]:
     """
     try:
         graph = onnx.load_from_string(model).graph
-    except Exception as error:  # protobuf has its own errors, by its implementation
-        raise ModelError("the model is damaged or no ONNX file", "Export it again.") from error
-    stored = {
-        weight.name.removesuffix(HALF): torch.from_numpy(numpy_helper.to_array(weight).copy()).float()
-        for weight in graph.initializer
-    }
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in stored:  # the same twice is stored once
-            stored[node.output[0]] = stored[node.input[0]]
+        stored = {
+            weight.name.removesuffix(HALF): torch.from_numpy(numpy_helper.to_array(weight).astype(np.float32))
+            for weight in graph.initializer
+        }
+    except Exception as error:  # protobuf and onnx have errors of their own
+        hint = "Give the folder of a run, or an .onnx file exported from one."
+        raise ModelError("the model is damaged or no ONNX file with its weights inside", hint) from error
     try:
+        for node in graph.node:
+            if node.op_type == "Identity" and node.input[0] in stored:  # the same twice is stored once
+                stored[node.output[0]] = stored[node.input[0]]
         found, edit = unfolded(stored | _mixers(graph, stored))
-    except (KeyError, StopIteration, RuntimeError) as error:
+    except (LookupError, StopIteration, RuntimeError, ValueError) as error:
         raise UsageError(
             "only an exported default network (the preset realtime, at 256 px, in fp32) can be trained on",
             "Begin with the folder of the run that this model was exported from.",

@@ -13,16 +13,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask_rt.align import MESH_ANCHORS, PROFILE_HIGH, TEMPLATE, Affine, Points, apply, invert, similarity
+from unmask_rt.align import (
+    MESH_ANCHORS,
+    MOST_TURNED,
+    PROFILE,
+    PROFILE_HIGH,
+    TEMPLATE,
+    TURN_ALLOWED,
+    Affine,
+    Points,
+    apply,
+    invert,
+    similarity,
+)
 from unmask_rt.errors import ModelError
 
 CROP = 256
 """Side of the prepared crops."""
 ANCHORS_NOSE = (*MESH_ANCHORS, 4)
 """The anchors and the nose tip in the mesh."""
-MAX_GROWN = 1.5
-PROFILE = 62.0
-"""Degrees from which a head is placed by its box, as the runtime places profiles: its eyes say little of its size."""
 _SHAPE_FACES = 160
 OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
@@ -36,11 +45,9 @@ RIM = 12
 
 
 def grown(yaw_deg: NDArray[np.float32] | float) -> NDArray[np.float64]:
-    """How much larger than the fit to its eyes a turned head's crop is: 1 up to 27 degrees, at most `MAX_GROWN`.
-
-    The runtime enlarges crops likewise (`unmask_rt.faces.look.TURN_ALLOWED`).
-    """
-    return np.clip(1 / (1.12 * np.cos(np.radians(np.minimum(np.abs(yaw_deg), 80)))), 1.0, MAX_GROWN)
+    """How much larger than the fit to its eyes a turned head's crop is: 1 up to 27 degrees, `MOST_TURNED` at most."""
+    turned = np.radians(np.minimum(np.abs(yaw_deg), 80))
+    return np.clip(1 / (TURN_ALLOWED * np.cos(turned)), 1.0, MOST_TURNED)
 
 
 def head_shape(crops: NDArray[np.uint8], turn: NDArray[np.float64], face_model: bytes) -> NDArray[np.float64]:

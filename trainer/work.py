@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import textwrap
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -249,6 +250,6 @@ def fill(network: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
         raise UsageError(
-            f"the stored weights of {name!r} do not fit: {first}",
-            "Use the preset and the --set options that they were trained with.",
+            f"the stored weights of {name!r} do not fit: {textwrap.shorten(first, 160, placeholder=' ...')}",
+            "Use the preset and the --set options that they were trained with (the tool's own model: realtime).",
         ) from error

@@ -34,6 +34,13 @@ COARSE_TEMPLATE: Points = np.array([[0.365, 0.345], [0.635, 0.345], [0.5, 0.535]
 PROFILE_HIGH = 0.86
 """Height of the box around a head in profile, in crop sides: its eyes say little of its size."""
 
+TURN_ALLOWED, MOST_TURNED = 1.12, 1.5
+"""A turned head's eyes come together. Up to the first ratio of foreshortening (27 degrees) a crop that is fitted to
+them stays as it is; beyond it, up to the second, it grows, in training and where the aligner places it."""
+
+PROFILE = 62.0
+"""Degrees from which a head is no longer placed by its eyes but as a profile."""
+
 COARSE_WEIGHTS: NDArray[np.float32] = np.array([1.0, 1.0, 0.35], np.float32)
 """The nose tip under a mask is a guess: it only settles the shape of strongly turned faces."""
 

@@ -86,10 +86,12 @@ def leaving(frame: Frame, patch: Patch, inset: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is kept of a track: how much larger its next crop is cut, and when it was in view last, seconds."""
+    """What is kept of a track: how much larger its next crop is cut, when it was in view last (seconds), and what share
+    of the crop's sides may be mask: none, or that of straps that go around the head."""
 
     factor: float
     seen_s: float
+    most: float
 
 
 class InpaintStage:
@@ -123,9 +125,11 @@ class InpaintStage:
                 continue
             if before is None:
                 patch = self._wide_enough(frame, patch)
-                known[face.track] = _Known(patch.grown, now_s)
+                straps = patch.grown == 1 and 0 < leaving(frame, patch, TIGHT) <= LEAVES
+                known[face.track] = _Known(patch.grown, now_s, LEAVES if straps else 0.0)
             else:
-                known[face.track] = _Known(_next_factor(frame, patch, now_s - before.seen_s), now_s)
+                factor = _next_factor(frame, patch, now_s - before.seen_s, before.most)
+                known[face.track] = replace(before, factor=factor, seen_s=now_s)
             patches.append(patch)
         self._known = known
         return [replace(packet, patches=tuple(patches))]
@@ -187,10 +191,10 @@ class InpaintStage:
         return align.warp(rgb, align.compose(transform, shift), self._size), transform
 
 
-def _next_factor(frame: Frame, patch: Patch, passed_s: float) -> float:
-    """How much larger than the fit the crop of the next frame is cut."""
-    if patch.score >= OFF and leaving(frame, patch, TIGHT) > 0:
+def _next_factor(frame: Frame, patch: Patch, passed_s: float, most: float) -> float:
+    """How much larger than the fit the crop of the next frame is cut; ``most`` is that of `_Known`."""
+    if patch.score >= OFF and leaving(frame, patch, TIGHT) > most:
         return min(patch.grown * GROWTH_A_S**passed_s, LARGER)
-    if patch.grown > 1 and leaving(frame, patch, ROOMY) == 0:
+    if patch.grown > 1 and leaving(frame, patch, ROOMY) <= most:
         return max(patch.grown * SHRINKING_A_S**passed_s, 1.0)
     return patch.grown

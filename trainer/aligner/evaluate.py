@@ -28,14 +28,13 @@ from trainer.aligner.data import SIZE
 from trainer.aligner.samples import HALF_TO_CROP, UNCLEAR, Samples
 from trainer.aligner.turn import Turner
 from trainer.bank import NAMES
-from trainer.heads import PROFILE, grown
 from unmask_rt import models
-from unmask_rt.align import Image, Points, apply, compose
-from unmask_rt.faces.aligner import Aligner
+from unmask_rt.align import PROFILE, Image, Points, apply, compose
+from unmask_rt.faces.aligner import Aligner, placed
 from unmask_rt.faces.look import ZOOMS, mesh_inside
 from unmask_rt.faces.mesh import FaceMesh
 from unmask_rt.faces.motion import OneEuro
-from unmask_rt.faces.pose import Pose, anchors_of, pose_of, profile_pose, side_of, to_picture
+from unmask_rt.faces.pose import Pose, anchors_of, pose_of, side_of, to_picture
 
 TURNED = 20.0
 LARGER = 2
@@ -97,11 +96,7 @@ def _case(picture: Image, points: Points, yaw: float, masked: bool, clear: bool,
 
 def expected(case: Case, rng: np.random.Generator) -> Pose:
     """The case's pose as a finder has it: 3 % of the side off, 10 % in size, 6 degrees."""
-    if abs(case.yaw) > PROFILE:
-        pose = profile_pose(case.points[:6], case.points[6], case.yaw)
-    else:
-        pose = pose_of(case.points[:6])
-        pose[2] += np.log(float(grown(case.yaw)))
+    pose = placed(case.points[:6], case.points[6], case.yaw)
     pose[:2] += rng.normal(0, 0.03, 2) * side_of(pose)
     pose[2:4] += rng.normal(0, 0.1, 2)
     pose[4:] = 0

@@ -25,9 +25,8 @@ from trainer.aligner.network import CROP, AlignNet, Exported
 from trainer.aligner.network import ZOOM as INPUT_ZOOM
 from trainer.aligner.train import load_net
 from trainer.datasets import open_sources, read_members
-from trainer.heads import PROFILE
 from trainer.quality import decode
-from unmask_rt.align import TEMPLATE, Image, Points, apply, invert
+from unmask_rt.align import PROFILE, TEMPLATE, Image, Points, apply, invert
 from unmask_rt.faces.aligner import placed, quick_cut
 from unmask_rt.faces.centerface import CenterFace
 from unmask_rt.faces.look import STILL_SIDES, WINDOW, finder_find

@@ -65,6 +65,10 @@ class Samples(Dataset[Sample]):
             raise MissingError(
                 f"{loose} holds no loose crops", "Make them: python -m trainer.aligner.data DATA --tars FACES -o LOOSE"
             )
+        for folder, _ in extra:
+            if not (folder / "grown.npy").is_file():
+                hint = "Make them (again): python -m trainer.aligner.turn, or trainer.aligner.real."
+                raise MissingError(f"{folder} holds no heads for the aligner, or those of an older version", hint)
         self.loose, self.seed = loose, seed
         self.extra = tuple(extra)
         self.masked, self.empty = masked, empty

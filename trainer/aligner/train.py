@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.aligner.augment import EYES
-from trainer.aligner.exported import measure, read_net
 from trainer.aligner.network import CELLS, STRIDE, YAW_UNIT, AlignNet, Raw, as_input
 from trainer.aligner.samples import Samples, batches, stacked
 from unmask_rt.errors import MissingError, UsageError
@@ -123,7 +122,9 @@ def load_net(run: Path) -> AlignNet:
         MissingError: there is none.
         ModelError: the file is no exported aligner.
     """
-    if run.suffix == ".onnx" and run.is_file():
+    if run.is_file():
+        from trainer.aligner.exported import read_net  # needs onnx, which training does not
+
         return read_net(run.read_bytes())
     if not (run / "checkpoint.pt").is_file():
         raise MissingError(f"there is no checkpoint in {run}", "Train one: python -m trainer.aligner.train")
@@ -136,6 +137,8 @@ def _begun(start: Path, samples: Samples, batch: int) -> AlignNet:
     """The network of a run, or of an exported aligner, to be trained on."""
     net = load_net(start)
     if start.is_file():
+        from trainer.aligner.exported import measure
+
         measure(net, (stacked(samples, range(k, k + batch))[0] for k in range(0, MEASURED, batch)))
     return net
 
@@ -161,10 +164,10 @@ def train(
     file = run / "checkpoint.pt"
     if file.exists() and not resume:
         raise UsageError(f"{run} holds a run already", "Give --resume to go on with it, or another folder.")
-    run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     samples = Samples(data, loose, "train", settings.seed, extra=extra)
-    net = AlignNet() if start is None else _begun(start, samples, settings.batch)
+    net = AlignNet() if start is None or file.exists() else _begun(start, samples, settings.batch)
+    run.mkdir(parents=True, exist_ok=True)
     net.train()
     shown = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=1e-3)

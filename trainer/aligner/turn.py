@@ -2,9 +2,9 @@
 
     python -m trainer.aligner.turn runs/data --loose runs/loose -o runs/turned --count 4000
 
-Drawn by `trainer.turning` as the other modules see them, half of them in profile, bare and with the bank's mask. Writes
-loose.npy uint8[2N, 168, 168, 3] (bare ones first), points, yaw, grown (how much larger than the fit to its eyes a crop
-is), corners, weight and masked, rows as `trainer.aligner.samples` takes them.
+Drawn by `trainer.turning` as the other modules see them, half of them to 50 degrees and more, bare and with the bank's
+mask. Writes loose.npy uint8[2N, 168, 168, 3] (bare ones first), points, yaw, grown (how much larger than the fit to its
+eyes a crop is), corners, weight and masked, rows as `trainer.aligner.samples` takes them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from trainer.aligner.augment import blend
 from trainer.aligner.data import SIZE, ZOOM
 from trainer.aligner.samples import HALF_TO_CROP, NEEDED, UNCLEAR, Samples
 from trainer.bank import NAMES
-from trainer.heads import PROFILE, Head, grown
+from trainer.heads import Head, grown
 from trainer.parallel import batched, processors, run_jobs
 from trainer.turning import CAMOUFLAGED, PROFILES, into_profile, turn_further
-from unmask_rt.align import Affine, Image, Points, apply, compose, invert
+from unmask_rt.align import PROFILE, Affine, Image, Points, apply, compose, invert
 
 FINE = 3
 """Heads are turned in pictures so many times as large: their crops have the size there that masks are made for."""

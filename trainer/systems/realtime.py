@@ -41,7 +41,7 @@ class Realtime(System):
     """Options: ``learning_rate``, ``discriminator_learning_rate``, ``betas`` and ``discriminator_betas``, ``backbone``
     of the features, ``gan_from`` (share of the stage after which the adversarial half starts; 2: never),
     ``critics_first`` (share of the stage in which only the discriminators learn: new ones beside a generator that
-    draws already; 0 where there is none), ``critic`` (width of the discriminators), ``loss`` with l1_hole, l1_rest,
+    draws already; 0 if left out), ``critic`` (width of the discriminators), ``loss`` with l1_hole, l1_rest,
     ssim, perceptual, face (features of a network that knows faces, `faceres`), stability (these four are not computed
     if they weigh 0), adversarial and matching; ``widths`` and ``map_widths`` of smaller networks.
     """
@@ -79,7 +79,7 @@ class Realtime(System):
             self.frozen["face"] = losses.Perceptual("faceres")
 
     def phase(self, progress: float) -> tuple[bool, bool]:
-        """Whether only the discriminators learn, and whether there are any."""
+        """Whether only the discriminators learn, and whether the generator learns by them."""
         return progress < self.options.get("critics_first", 0.0), progress >= self.options["gan_from"]
 
     def hole(self, alpha: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask_rt import align
 from unmask_rt.align import Affine, Image, Points, apply, compose, corners, invert, scale_of
 from unmask_rt.errors import ModelError
 from unmask_rt.faces.pose import Pose, difference, distance, mixed, pose_of, profile_pose, side_of
@@ -32,10 +33,7 @@ where it was found: the network is most exact in the middle of its crop."""
 WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
 """How many windows are remembered at least, and how far off one a face may be expected and still be looked through it:
 in place (canonical sides), in size (logarithm) and roll (radians)."""
-TURN_ALLOWED, MOST_TURNED = 1.12, 1.5
-"""As in `faces.look`: up to the first ratio of foreshortening the crop stays as it is, up to the second it grows; no
-further than in training (`trainer.heads.MAX_GROWN`)."""
-PROFILE = 50.0, 62.0
+PROFILE = 50.0, align.PROFILE
 """Degrees up to which the anchors place a head, and from which eyes and nose tip place it as a profile."""
 
 
@@ -67,8 +65,8 @@ class Aligned:
 
 
 def placed(anchors: Points, nose: NDArray[np.float32], yaw: float) -> Pose:
-    """The pose of a head turned by ``yaw`` degrees: that of its anchors, as large as a turned head needs it (as
-    `faces.look.mesh_find` has it); of a profile, whose eyes say little, `profile_pose`; between the two of both.
+    """The pose of a head turned by ``yaw`` degrees: that of its anchors, as large as a turned head needs it
+    (`align.MOST_TURNED`); of a profile, whose eyes say little, `profile_pose`; between the two of both.
 
     Args:
         anchors: float32[6, 2], pixels.
@@ -82,7 +80,7 @@ def placed(anchors: Points, nose: NDArray[np.float32], yaw: float) -> Pose:
     if turned >= PROFILE[1]:
         return profile_pose(anchors, nose, yaw)
     pose = pose_of(anchors)
-    pose[2] += math.log(min(max(1.0, 1 / math.cos(math.radians(turned)) / TURN_ALLOWED), MOST_TURNED))
+    pose[2] += math.log(min(max(1.0, 1 / math.cos(math.radians(turned)) / align.TURN_ALLOWED), align.MOST_TURNED))
     if turned <= PROFILE[0]:
         return pose
     return mixed(pose, profile_pose(anchors, nose, yaw), (turned - PROFILE[0]) / (PROFILE[1] - PROFILE[0]))
@@ -136,7 +134,7 @@ class Aligner:
             if distance(pose, expected) > FAR or abs(difference(pose, expected)[3]) > FAR_ROLL:
                 again = self._look(rgb, pose)
                 aligned = again if again is not None and again.sure >= aligned.sure else aligned
-                pose_of(aligned.anchors)
+                _ = aligned.pose
         except ValueError:  # points that coincide are no face
             return None
         return aligned

@@ -13,6 +13,7 @@ from unmask_rt.align import (
     COARSE_TEMPLATE,
     MESH_ANCHORS,
     PROFILE_HIGH,
+    TURN_ALLOWED,
     Image,
     anchors_from_transform,
     apply,
@@ -49,10 +50,9 @@ PROFILE, NO_EYES = 0.28, 0.12
 the finder is not sure."""
 EYES = (33, 263)
 """Outer eye corners in the mesh."""
-TURN_ALLOWED, MOST_TURNED = 1.12, 1.8
-"""A turned head's eyes come together, and a crop fitted to them would cut off the rest of the face. Foreshortening up
-to the first ratio (27 degrees) is left in, as in the crops that networks are trained on; beyond it, up to the second,
-the crop grows."""
+MOST_TURNED = 1.8
+"""How much larger (beyond `align.TURN_ALLOWED`) a crop by mesh or finder grows for a turned head, whose eyes they put
+too near to each other."""
 SAME = 0.35
 """`tracker.distance` up to which two looks mean one face."""
 SHRUNK = 0.2

@@ -24,7 +24,7 @@ _FACE = np.array([[0.18, 0.08], [0.82, 0.08], [0.82, 0.86], [0.18, 0.86]]) - 0.5
 """The face from forehead to chin in the canonical crop, median of some thousand meshes."""
 _EYES_TO_NOSE = math.radians(43.5)
 """How far below the horizontal the nose tip of a profile lies, seen from its eyes: of the mean head, 62 to 80 degrees
-aside, 10 down to 20 up."""
+aside, level to 20 degrees down."""
 _PROFILE_SIDE, _PROFILE_BACK = 4.2, 0.20
 """Side of a profile's crop, and how far behind its eyes the crop's middle lies, in distances of eyes and nose tip. Of
 the mean head the first is 3.68 (`align.PROFILE_HIGH`, as in training); real masks stand off further than drawn ones."""
@@ -46,7 +46,8 @@ def pose_of(anchors: Points) -> Pose:
 def profile_pose(anchors: Points, nose: NDArray[np.float32], yaw: float) -> Pose:
     """The pose of a head in profile: upright along the line from its eyes to its nose tip, whose length is its size.
 
-    That is where `faces.look` puts a profile that the finder sees, and where training cuts one, by the box around it.
+    That is where `faces.look` puts a profile that the finder sees, and where training cuts one, by the box around it,
+    but for its size (`_PROFILE_SIDE`).
 
     Args:
         anchors: float[6, 2] pixels, order of `align.MESH_ANCHORS`.

@@ -122,10 +122,10 @@ class VideoLooker:
         self._before, self._visible = grey, now.sights
         return now.sights, cut
 
-    def align(self, rgb: Image, expected: Pose) -> Find | None:
-        """The face that the aligner is sure to see where one is expected, or None."""
+    def align(self, rgb: Image, expected: Pose, enough: float = TAKE) -> Find | None:
+        """The face that the aligner is sure (``enough``) to see where one is expected, or None."""
         find = align_find(self._aligner, rgb, expected)
-        return find if find is not None and find.confidence >= TAKE else None
+        return find if find is not None and find.confidence >= enough else None
 
     def close(self) -> None:
         """Frees the native graphs; calling it twice is harmless."""
@@ -221,7 +221,7 @@ class VideoLooker:
                 self.tracker.confirmed.add(i)
             if i not in now.sights or distance(among[i], coarse.pose) > ASTRAY:
                 flowed = now.carried.get(i)
-                find = self._refined(now, then, coarse, flowed)
+                find = self._refined(now, then, coarse, flowed, i in self.tracker.confirmed)
                 if i in now.sights and find.found_by == "finder" and i not in strayed:
                     continue
                 if flowed is not None and find.found_by == "finder":
@@ -230,17 +230,18 @@ class VideoLooker:
         for coarse in sorted(strangers, key=lambda find: -side_of(find.pose)):
             side = side_of(coarse.pose)
             if side >= now.min_side and self.tracker.has_room(side * COARSE, now.poses()):
-                find = self._refined(now, then, coarse, None)
+                find = self._refined(now, then, coarse, None, coarse.confidence >= CONVINCING)
                 self._welcome(now, find, find.found_by != "finder" or self._looks_again(now, coarse))
 
-    def _refined(self, now: Picture, then: Question, coarse: Find, flowed: Pose | None) -> Find:
+    def _refined(self, now: Picture, then: Question, coarse: Find, flowed: Pose | None, real: bool) -> Find:
         """A find of the finder, carried from the picture that was asked about to now, by whoever sees it better;
-        ``flowed`` is where flow has carried that face, if it has."""
+        ``flowed`` is where flow has carried that face, if it has, and ``real`` is that there is no doubt of it."""
         if then.rgb is not now.rgb:
             carried = follow(then.grey, now.grey, coarse.pose)
             coarse = coarse if carried is None else replace(coarse, pose=carried)
-        find = self.align(now.rgb, coarse.pose)
-        find = None if find is None else self.align(now.rgb, find.pose)
+        enough = TAKE if real else CLEARLY
+        find = self.align(now.rgb, coarse.pose, enough)
+        find = None if find is None else self.align(now.rgb, find.pose, enough)
         if find is not None and flowed is not None and _tilts(find, flowed):
             find = None
         return find or mesh_inside(self._mesh, now.rgb, coarse.pose, self._zooms) or coarse
