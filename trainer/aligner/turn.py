@@ -122,24 +122,25 @@ def turn_all(data: Path, loose: Path, out: Path, count: int, *, seed: int = 5, w
         seed: of faces and turns.
         workers: processes; None: one a processor.
     """
-    jobs = [Job(data, loose, tuple(numbers), seed) for numbers in batched(range(count), HEADS_A_JOB)]
-    heads: dict[int, tuple[Drawn, bool]] = {}
-    processes = workers or processors()
-    for part in run_jobs(draw, jobs, workers=processes, description="turn heads", size=lambda job: len(job.numbers)):
-        heads.update(part)
-    drawn = [heads[number][0] for number in range(count)]
-    certain = np.array([heads[number][1] for number in range(count)], np.float32)
-    worn = np.repeat(np.array([0, 1], np.float32), count)
     out.mkdir(parents=True, exist_ok=True)
+    pictures = np.lib.format.open_memmap(out / "loose.npy", "w+", np.uint8, (2 * count, SIZE, SIZE, 3))
     arrays = {
-        "loose": np.stack([*(d.bare for d in drawn), *(d.masked for d in drawn)]),
-        "points": np.stack([d.points for d in drawn] * 2),
-        "corners": np.stack([d.corners for d in drawn] * 2),
-        "yaw": np.array([d.yaw for d in drawn] * 2, np.float32),
-        "grown": np.array([d.grown for d in drawn] * 2, np.float32),
-        "masked": np.stack([worn, np.concatenate([np.ones_like(certain), certain])], 1),
+        "points": np.zeros((2 * count, 7, 2), np.float32),
+        "corners": np.zeros((2 * count, 4, 2), np.float32),
+        "yaw": np.zeros(2 * count, np.float32),
+        "grown": np.ones(2 * count, np.float32),
+        "masked": np.stack([np.repeat([0, 1], count), np.ones(2 * count)], 1).astype(np.float32),
         "weight": np.ones((2 * count, 7), np.float32),
     }
+    jobs = [Job(data, loose, tuple(numbers), seed) for numbers in batched(range(count), HEADS_A_JOB)]
+    processes = workers or processors()
+    for part in run_jobs(draw, jobs, workers=processes, description="turn heads", size=lambda job: len(job.numbers)):
+        for number, (drawn, certain) in part.items():
+            for row, picture in ((number, drawn.bare), (count + number, drawn.masked)):
+                pictures[row], arrays["points"][row], arrays["corners"][row] = picture, drawn.points, drawn.corners
+                arrays["yaw"][row], arrays["grown"][row] = drawn.yaw, drawn.grown
+            arrays["masked"][count + number, 1] = certain
+    pictures.flush()
     for name, array in arrays.items():
         np.save(out / f"{name}.npy", array)
 
