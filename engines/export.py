@@ -22,6 +22,8 @@ from engines.spec import METADATA_KEY, ModelSpec
 from unmask_rt.models import ALIGNER, UNMASK
 
 LICENCE = "research and evaluation only (LICENSE-WEIGHTS)"
+HALF = ".half"
+"""Ending of the name of a weight that is stored in FP16, and cast to one without it."""
 
 
 def to_onnx(
@@ -57,8 +59,10 @@ def store_half(model: onnx.ModelProto, minimum: int = 256) -> None:
             continue
         values = numpy_helper.to_array(weight).astype(np.float16)
         name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT))
+        weight.CopyFrom(numpy_helper.from_array(values, f"{name}{HALF}"))
+        casts.append(
+            helper.make_node("Cast", [f"{name}{HALF}"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
+        )
     for node in reversed(casts):
         model.graph.node.insert(0, node)
 

@@ -13,12 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from engines.export import HALF
 from trainer.checkpoint import State
 from trainer.networks.deployed import unfolded
 from unmask_rt.errors import ModelError, UsageError
-
-HALF = ".half"
-"""Ending of the name of a weight stored in FP16 (`engines.export.store_half`)."""
 
 
 def read_weights(model: bytes) -> dict[str, State]:

@@ -14,11 +14,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from engines.export import HALF
 from trainer.aligner.network import AlignNet, as_input
 from unmask_rt.errors import ModelError
 
-HALF, OWN = ".half", "net."
-"""Ending of the name of a weight stored in FP16, and beginning of those that still have one of their own."""
+OWN = "net."
+"""Beginning of the names of weights that are still their own: neither folded nor added up."""
 
 
 def read_net(model: bytes) -> AlignNet:
