@@ -67,6 +67,18 @@ def store_half(model: onnx.ModelProto, minimum: int = 256) -> None:
         model.graph.node.insert(0, node)
 
 
+def stored_weights(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """The weights of a graph as FP32 by their names, whichever way they are stored: the way back of `store_half`.
+
+    What is the same twice, the exporter stores once; it is given under both names.
+    """
+    stored = {w.name.removesuffix(HALF): numpy_helper.to_array(w).astype(np.float32) for w in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
+    return stored
+
+
 def write(graph: onnx.ModelProto, out: Path, spec: ModelSpec, *, half: bool = True) -> None:
     """Writes a model with its metadata; ``half`` stores the weights in FP16."""
     if half:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import unmask_rt.faces.aligner as module
 from unmask_rt import models, sample
 from unmask_rt.align import MESH_ANCHORS, Image, Points, apply
 from unmask_rt.errors import ModelError
@@ -132,7 +133,7 @@ def test_where_there_is_no_face_it_is_not_sure(aligner: Aligner) -> None:
     assert aligner(picture, outside) is None
 
 
-def test_a_turned_head_gets_a_larger_crop(aligner: Aligner) -> None:
+def test_a_turned_head_gets_a_larger_crop(monkeypatch: pytest.MonkeyPatch) -> None:
     anchors = truth()[:6]
     plain = pose_of(anchors)
 
@@ -144,6 +145,8 @@ def test_a_turned_head_gets_a_larger_crop(aligner: Aligner) -> None:
     assert sized(0) == sized(20) == sized(-20) == 1.0
     assert math.isclose(sized(45), sized(-45)) and math.isclose(sized(45), 1 / 1.12 / math.cos(math.pi / 4))
     assert math.isclose(sized(49), 1 / 1.12 / math.cos(math.radians(49)))
+    monkeypatch.setattr(module, "ASIDE", (89.5, 90.0))  # as if profiles were placed by their eyes as well
+    assert math.isclose(sized(89), 1.5)
 
 
 @pytest.mark.parametrize("side", [30, 90, 200, 330, 700])

@@ -21,10 +21,9 @@ from trainer import heads
 from trainer.aligner import augment, data, evaluate, export, exported, network, real, samples, train, turn
 from trainer.aligner.data import POINTS
 from unmask_rt import models, sample
-from unmask_rt.align import MESH_ANCHORS, TEMPLATE, apply, invert
-from unmask_rt.align import PROFILE as PROFILE_FROM
+from unmask_rt.align import MESH_ANCHORS, PROFILE, TEMPLATE, apply, invert
 from unmask_rt.errors import MissingError, ModelError, UsageError
-from unmask_rt.faces.aligner import PROFILE, Aligned, Aligner
+from unmask_rt.faces.aligner import ASIDE, Aligned, Aligner
 from unmask_rt.faces.look import WINDOW
 from unmask_rt.faces.pose import distance, pose_of, side_of
 from unmask_rt.faces.window import window_of
@@ -126,7 +125,7 @@ def test_every_occluder_changes_the_picture_and_leaves_the_rest() -> None:
 @pytest.mark.parametrize(("yaw", "pitch"), [(67, 0), (72, 10), (78, 20)])
 def test_the_tool_cuts_a_profile_as_training_does(loose: Path, yaw: float, pitch: float, way: float) -> None:
     turned = _turned(loose, way * yaw, pitch)
-    assert abs(turned.yaw) > PROFILE[1]
+    assert abs(turned.yaw) > ASIDE[1]
     pose = Aligned(turned.points[:6], turned.points[6], np.ones(7, np.float32), 1.0, turned.yaw, 0.0).pose
     assert 0.03 < np.log(side_of(pose) / 256) < 0.23 and abs(pose[3]) < np.radians(6) and not pose[4:].any()
     middle = (TEMPLATE.mean(axis=0) - 0.5) * 256 + 127.5
@@ -135,7 +134,7 @@ def test_the_tool_cuts_a_profile_as_training_does(loose: Path, yaw: float, pitch
 
 def test_between_a_turned_head_and_a_profile_nothing_jumps(loose: Path) -> None:
     points = _turned(loose, 62.0, 8.0).points
-    yaws = np.arange(PROFILE[0] - 2, PROFILE[1] + 2, 0.25)
+    yaws = np.arange(ASIDE[0] - 2, ASIDE[1] + 2, 0.25)
     poses = [Aligned(points[:6], points[6], np.ones(7, np.float32), 1.0, yaw, 0.0).pose for yaw in yaws]
     assert max(distance(a, b) for a, b in itertools.pairwise(poses)) < 0.03
     assert distance(poses[0], poses[-1]) > 0.06
@@ -289,7 +288,7 @@ def test_a_label_is_drawn_half_way_to_the_mesh_of_the_same_face() -> None:
 def test_the_cases_of_evaluation_are_true(tiny_set: TinySet, loose: Path) -> None:
     found = evaluate.cases(tiny_set.data, loose, 1)
     assert [c.masked for c in found] == [False, True] * 3 and {c.group for c in found[2:]} <= {"drawn", "profile"}
-    assert all((c.group == "profile") == (abs(c.yaw) > PROFILE_FROM) for c in found) and found[2].yaw != found[0].yaw
+    assert all((c.group == "profile") == (abs(c.yaw) > PROFILE) for c in found) and found[2].yaw != found[0].yaw
     for case in found:
         assert evaluate.errors(case.points[:6], case).max() == 0
         assert case.rgb.shape == (2 * data.SIZE, 2 * data.SIZE, 3)

@@ -7,13 +7,11 @@ Weights stored in FP16 come back as such. Discriminators are not in it.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
-from engines.export import HALF
+from engines.export import stored_weights
 from trainer.checkpoint import State
 from trainer.networks.deployed import unfolded
 from unmask_rt.errors import ModelError, UsageError
@@ -28,17 +26,11 @@ def read_weights(model: bytes) -> dict[str, State]:
     """
     try:
         graph = onnx.load_from_string(model).graph
-        stored = {
-            weight.name.removesuffix(HALF): torch.from_numpy(numpy_helper.to_array(weight).astype(np.float32))
-            for weight in graph.initializer
-        }
+        stored = {name: torch.from_numpy(weight) for name, weight in stored_weights(graph).items()}
     except Exception as error:  # protobuf and onnx have errors of their own
         hint = "Give the folder of a run, or an .onnx file exported from one."
         raise ModelError("the model is damaged or no ONNX file with its weights inside", hint) from error
     try:
-        for node in graph.node:
-            if node.op_type == "Identity" and node.input[0] in stored:  # the same twice is stored once
-                stored[node.output[0]] = stored[node.input[0]]
         found, edit = unfolded(stored | _mixers(graph, stored))
     except (LookupError, StopIteration, RuntimeError, ValueError) as error:
         raise UsageError(

@@ -124,8 +124,8 @@ class InpaintStage:
             if patch is None:
                 continue
             if before is None:
-                patch = self._wide_enough(frame, patch)
-                straps = patch.grown == 1 and 0 < leaving(frame, patch, TIGHT) <= LEAVES
+                patch, leaves = self._wide_enough(frame, patch)
+                straps = patch.grown == 1 and 0 < leaves <= LEAVES
                 known[face.track] = _Known(patch.grown, now_s, LEAVES if straps else 0.0)
             else:
                 factor = _next_factor(frame, patch, now_s - before.seen_s, before.most)
@@ -144,18 +144,19 @@ class InpaintStage:
         score = self._score(frame, face, transform, mask_map[0], factor)
         return Patch(face, transform, crop, completed[0], mask_map[0], score, grown=factor)
 
-    def _wide_enough(self, frame: Frame, patch: Patch) -> Patch:
+    def _wide_enough(self, frame: Frame, patch: Patch) -> tuple[Patch, float]:
         """The patch, or that of a larger crop which the mask does not leave, nor its straps if they alone leave the
-        first; the gate's score is that of the first."""
+        first, and how much leaves it (`leaving`); the gate's score is that of the first."""
         leaves = leaving(frame, patch, TIGHT)
         if patch.score < OFF or leaves == 0:
-            return patch
+            return patch, leaves
         larger = self._complete(frame, patch.face, LARGER)
         if larger is None or larger.score < min(patch.score, ON):
-            return patch
-        if leaving(frame, larger, TIGHT) > (LEAVES if leaves > LEAVES else 0):
-            return patch
-        return replace(larger, score=patch.score)
+            return patch, leaves
+        still = leaving(frame, larger, TIGHT)
+        if still > (LEAVES if leaves > LEAVES else 0):
+            return patch, leaves
+        return replace(larger, score=patch.score), still
 
     def _score(self, frame: Frame, face: Face, transform: Affine, mask_map: Image, factor: float) -> float:
         """What the gate decides on; where mouth and chin lie outside the picture it is left at what it was.

@@ -4,11 +4,10 @@
     python -m trainer.aligner.evaluate runs/data --loose runs/loose --model mine.onnx --faces 200
 
 Errors are distances to the mesh on the bare face, in % of the distance of its outer eye corners (of a profile's from
-the front, about). The aligner is told
-where the face is as badly as CenterFace's eyes tell it, and then, as in the tool, looks once more where it found it;
-the mesh looks at the same pictures as the tool lets it, and is counted where it finds the face. Turned faces are those
-of 20 degrees and more; few of them are beyond 40, so heads turned further by drawing (`trainer.aligner.turn`), some of
-them into profiles, are told apart.
+the front, about). The aligner is told where the face is as badly as CenterFace's eyes tell it, and then, as in the
+tool, looks once more where it found it; the mesh looks at the same pictures as the tool lets it, and is counted where
+it finds the face. Turned faces are those of 20 degrees and more; few of them are beyond 40, so heads turned further by
+drawing (`trainer.aligner.turn`), some of them into profiles, are told apart.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.aligner.augment import blend, nothing, shoot
-from trainer.aligner.data import SIZE
-from trainer.aligner.samples import HALF_TO_CROP, UNCLEAR, Samples
+from trainer.aligner.augment import nothing, shoot
+from trainer.aligner.samples import UNCLEAR, Samples, wearing
 from trainer.aligner.turn import Turner
 from trainer.bank import NAMES
 from unmask_rt import models
-from unmask_rt.align import PROFILE, Image, Points, apply, compose
+from unmask_rt.align import PROFILE, Image, Points, apply
 from unmask_rt.faces.aligner import Aligner, placed
 from unmask_rt.faces.look import ZOOMS, mesh_inside
 from unmask_rt.faces.mesh import FaceMesh
@@ -74,11 +72,10 @@ def cases(data: Path, loose: Path, count: int, seed: int = 1) -> list[Case]:
     found = []
     for row in rng.permutation(samples.rows)[:count]:
         picture, points, yaw = np.asarray(arrays["loose"][row]), arrays["points"][row], float(samples.yaw[row])
-        place = compose(arrays["to_loose"][row].astype(np.float64), HALF_TO_CROP)
-        mask = cv2.warpAffine(np.asarray(arrays["masks"][0, row]), place, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+        dressed, _ = wearing(picture, arrays["masks"][0, row], arrays["to_loose"][row])
         clear = NAMES[arrays["family"][0, row]] not in UNCLEAR
         group = "turned" if abs(yaw) >= TURNED else "frontal"
-        for masked, face in enumerate((picture, blend(picture, mask[..., :3], mask[..., 3]))):
+        for masked, face in enumerate((picture, dressed)):
             found.append(_case(face, points, yaw, bool(masked), clear, group))
         for profiles in (0.0, 1.0):
             drawn = turner(row, 0, rng, profiles)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
-from engines.export import HALF
+from engines.export import stored_weights
 from trainer.aligner.network import AlignNet, as_input
 from unmask_rt.errors import ModelError
 
@@ -31,8 +29,7 @@ def read_net(model: bytes) -> AlignNet:
     net = AlignNet()
     try:
         graph = onnx.load_from_string(model).graph
-        stored = {w.name.removesuffix(HALF): torch.tensor(numpy_helper.to_array(w).astype(np.float32))
-                  for w in graph.initializer}  # fmt: skip
+        stored = {name: torch.tensor(weight) for name, weight in stored_weights(graph).items()}
         folded = [[stored[edge] for edge in node.input[1:]] for node in graph.node
                   if node.op_type == "Conv" and not node.input[1].startswith(OWN)]  # fmt: skip
         state = net.state_dict()

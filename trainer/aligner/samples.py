@@ -133,11 +133,11 @@ class Samples(Dataset[Sample]):
             about = (1.0, float(yaw), float(not bare), float(bare or family not in UNCLEAR))
         expected = 1 + (full - 1) * float(rng.random())
         matrix = view(off, SIZE, ZOOM * full, expected, mirror)
-        crop = warped(picture, matrix, cv2.BORDER_REPLICATE)
+        crop = np.asarray(
+            cv2.warpAffine(picture, matrix, (CROP, CROP), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        )
         if not bare:
-            to_crop = compose(matrix, compose(arrays["to_loose"][row].astype(np.float64), HALF_TO_CROP))
-            mask = warped(arrays["masks"][variant, row], to_crop, cv2.BORDER_CONSTANT)
-            crop = blend(crop, mask[..., :3], mask[..., 3])
+            crop, _ = wearing(crop, arrays["masks"][variant, row], compose(matrix, arrays["to_loose"][row]))
         if rng.random() < 0.5:
             inside = cv2.fillConvexPoly(
                 np.zeros((CROP, CROP), np.uint8), np.round(apply(matrix, corners)).astype(np.int32), 255
@@ -155,11 +155,18 @@ class Samples(Dataset[Sample]):
         return shoot(crop, rng), points.astype(np.float32), weight, np.array(about, np.float32)
 
 
-def warped(plane: Image, matrix: Affine, border: int) -> Image:
-    """uint8[128, 128, C]."""
-    return np.asarray(
-        cv2.warpAffine(np.asarray(plane), matrix, (CROP, CROP), flags=cv2.INTER_LINEAR, borderMode=border)
-    )
+def wearing(picture: Image, mask: NDArray[np.uint8], to_picture: Affine) -> tuple[Image, Image]:
+    """A picture with one of the bank's masks laid over it, and where that covers it, uint8[H, W].
+
+    Args:
+        picture: uint8[H, W, 3].
+        mask: uint8[128, 128, 4], a row of ``masks.npy``.
+        to_picture: from the 256 px crop to the picture.
+    """
+    size = picture.shape[1::-1]
+    laid = np.asarray(cv2.warpAffine(np.asarray(mask), compose(to_picture, HALF_TO_CROP), size, flags=cv2.INTER_LINEAR))
+    alpha = np.ascontiguousarray(laid[..., 3])
+    return blend(picture, laid[..., :3], alpha), alpha
 
 
 def batches(samples: Samples, batch: int, start: int, workers: int) -> Iterator[list[Tensor]]:

@@ -17,9 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.aligner.augment import blend
 from trainer.aligner.data import SIZE, ZOOM
-from trainer.aligner.samples import HALF_TO_CROP, NEEDED, UNCLEAR, Samples
+from trainer.aligner.samples import NEEDED, UNCLEAR, Samples, wearing
 from trainer.bank import NAMES
 from trainer.heads import Head, grown
 from trainer.parallel import batched, processors, run_jobs
@@ -67,15 +66,11 @@ class Turner:
 
     def __call__(self, row: int, variant: int, rng: np.random.Generator, profiles: float) -> Drawn:
         """Draws the head of a row with one of its masks; ``profiles`` is the chance that it looks aside altogether."""
-        to_loose = self.stored["to_loose"][row].astype(np.float64)
-        to_fine = compose(TO_FINE, to_loose)
+        to_fine = compose(TO_FINE, self.stored["to_loose"][row])
         bare = np.asarray(cv2.warpAffine(np.asarray(self.stored["loose"][row]), TO_FINE, (SIZE * FINE,) * 2,
                                          flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))  # fmt: skip
-        mask = cv2.warpAffine(
-            np.asarray(self.stored["masks"][variant, row]), compose(to_fine, HALF_TO_CROP), bare.shape[1::-1]
-        )
-        alpha = np.ascontiguousarray(mask[..., 3])
-        planes = blend(bare, mask[..., :3], alpha), bare, alpha, np.full_like(alpha, 255)
+        dressed, alpha = wearing(bare, self.stored["masks"][variant, row], to_fine)
+        planes = dressed, bare, alpha, np.full_like(alpha, 255)
         mesh = apply(to_fine, np.asarray(self._meshes[row], np.float32))
         if rng.random() < profiles:
             (masked, bare, _, _), turned = into_profile(planes, mesh, self._head, rng, CAMOUFLAGED)

@@ -103,7 +103,9 @@ class Realtime(System):
             raw, composite, wide = (t.float() for t in complete(edit, x, self.hole(alpha)))
         composite = truth + (composite - truth) * valid
         seen, real, small = lower_face(composite), lower_face(truth), lower_face(wide * valid)
-        looks = {"discriminator": (seen, real, small), "whole": self.overview(composite, truth, wide * valid)}
+        looks = {}
+        if critics_only or adversarial_half:
+            looks = {"discriminator": (seen, real, small), "whole": self.overview(composite, truth, wide * valid)}
         if critics_only:
             return {"critic": self.judge(looks)}
         halves = [F.avg_pool2d(t, 2) if t.shape[2] > 80 else t for t in (seen, real, small)]

@@ -33,7 +33,7 @@ where it was found: the network is most exact in the middle of its crop."""
 WINDOWS, NEAR, NEAR_SIZE = 12, 0.03, 0.06
 """How many windows are remembered at least, and how far off one a face may be expected and still be looked through it:
 in place (canonical sides), in size (logarithm) and roll (radians)."""
-PROFILE = 50.0, align.PROFILE
+ASIDE = 50.0, align.PROFILE
 """Degrees up to which the anchors place a head, and from which eyes and nose tip place it as a profile."""
 
 
@@ -77,13 +77,13 @@ def placed(anchors: Points, nose: NDArray[np.float32], yaw: float) -> Pose:
         ValueError: the points coincide.
     """
     turned = abs(yaw)
-    if turned >= PROFILE[1]:
+    if turned >= ASIDE[1]:
         return profile_pose(anchors, nose, yaw)
     pose = pose_of(anchors)
     pose[2] += math.log(min(max(1.0, 1 / math.cos(math.radians(turned)) / align.TURN_ALLOWED), align.MOST_TURNED))
-    if turned <= PROFILE[0]:
+    if turned <= ASIDE[0]:
         return pose
-    return mixed(pose, profile_pose(anchors, nose, yaw), (turned - PROFILE[0]) / (PROFILE[1] - PROFILE[0]))
+    return mixed(pose, profile_pose(anchors, nose, yaw), (turned - ASIDE[0]) / (ASIDE[1] - ASIDE[0]))
 
 
 class Aligner:
